@@ -25,7 +25,18 @@
  */
 
 import { parseArgs } from "node:util";
-import { Lane, type LaneOptions, type LaneStatistics, SLOT_LENGTH } from "./lane.ts";
+import {
+  addressOf,
+  check,
+  Errno,
+  errno,
+  libc,
+  Memory,
+  POLLHUP,
+  POLLIN,
+  SystemError,
+} from "../../runtime/io/libc.ts";
+import { Lane, type LaneOptions, type LaneStatistics, SLOT_COUNT, SLOT_LENGTH } from "./lane.ts";
 
 const AF_PACKET = 17;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
@@ -40,11 +51,9 @@ const PACKET_STATISTICS = 6;
 const PACKET_IGNORE_OUTGOING = 23;
 const MSG_DONTWAIT = 0x40;
 const MSG_TRUNC = 0x20;
-const POLLIN = 0x001;
-const POLLHUP = 0x010;
-const EAGAIN = 11;
-const EINTR = 4;
-const ENOBUFS = 105;
+const SIOCGIFINDEX = 0x8933n;
+/** Octets of struct ifreq: a name of 16, then a union. */
+const IFREQ_LENGTH = 40;
 
 /** Frames read from one socket before the other has its turn. */
 const BURST = 64;
@@ -54,20 +63,6 @@ const RECEIVE_BUFFER = 16 << 20;
 const SEND_BUFFER = 4 << 20;
 /** Longest sleep of the loop. */
 const POLL_MS_MAX = 100;
-
-const libc = Deno.dlopen("libc.so.6", {
-  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
-  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
-  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
-  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
-  if_nametoindex: { parameters: ["buffer"], result: "u32" },
-  recv: { parameters: ["i32", "u64", "u32", "i32"], result: "i32" },
-  send: { parameters: ["i32", "u64", "u32", "i32"], result: "i32" },
-  poll: { parameters: ["buffer", "u32", "i32"], result: "i32" },
-  __errno_location: { parameters: [], result: "pointer" },
-}).symbols;
-
-const errno = errnoView();
 
 /** What one direction of the hop did. */
 export interface HopDirectionStatistics extends LaneStatistics {
@@ -90,30 +85,46 @@ export interface HopStatistics {
 /** One side's socket. */
 class Port {
   readonly fd: number;
+  readonly #what: string;
 
   constructor(interfaceName: string) {
-    const index = libc.if_nametoindex(new TextEncoder().encode(`${interfaceName}\0`));
-    if (index === 0) throw new Error(`Cannot open the hop: no interface '${interfaceName}'`);
-    this.fd = check("socket(AF_PACKET)", libc.socket(AF_PACKET, SOCK_RAW_CLOEXEC, 0));
-    setOption(this.fd, SOL_SOCKET, SO_RCVBUFFORCE, [RECEIVE_BUFFER]);
-    setOption(this.fd, SOL_SOCKET, SO_SNDBUFFORCE, [SEND_BUFFER]);
-    setOption(this.fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, [1]);
-    setOption(this.fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, [index, PACKET_MR_PROMISC, 0, 0]);
-    const address = new DataView(new ArrayBuffer(20)); // struct sockaddr_ll
-    address.setUint16(0, AF_PACKET, true);
-    address.setUint16(2, ETH_P_ALL);
-    address.setInt32(4, index, true);
-    check(`bind(${interfaceName})`, libc.bind(this.fd, new Uint8Array(address.buffer), 20));
+    this.#what = `forward frames of ${interfaceName}`;
+    this.fd = check(libc.socket(AF_PACKET, SOCK_RAW_CLOEXEC, 0), "socket", this.#what);
+    const request = new Memory(IFREQ_LENGTH);
+    request.bytes.set(new TextEncoder().encode(interfaceName).subarray(0, 15));
+    check(libc.ioctl(this.fd, SIOCGIFINDEX, request.address), "ioctl(SIOCGIFINDEX)", this.#what);
+    const index = request.view.getInt32(16, true);
+    this.#setOption(SOL_SOCKET, SO_RCVBUFFORCE, [RECEIVE_BUFFER]);
+    this.#setOption(SOL_SOCKET, SO_SNDBUFFORCE, [SEND_BUFFER]);
+    this.#setOption(SOL_PACKET, PACKET_IGNORE_OUTGOING, [1]);
+    this.#setOption(SOL_PACKET, PACKET_ADD_MEMBERSHIP, [index, PACKET_MR_PROMISC, 0, 0]);
+    const address = new Memory(20); // struct sockaddr_ll
+    address.view.setUint16(0, AF_PACKET, true);
+    address.view.setUint16(2, ETH_P_ALL);
+    address.view.setInt32(4, index, true);
+    check(libc.bind(this.fd, address.address, 20), "bind", this.#what);
   }
 
   /** Frames dropped by the kernel since the socket was opened. */
   kernelDrops(): number {
-    const counters = new Uint32Array(2); // struct tpacket_stats: packets, drops
-    const length = new Uint32Array([8]);
-    const octets = new Uint8Array(counters.buffer);
-    const result = libc.getsockopt(this.fd, SOL_PACKET, PACKET_STATISTICS, octets, length);
-    check("getsockopt(PACKET_STATISTICS)", result);
-    return counters[1];
+    const value = new Memory(8); // struct tpacket_stats: packets, drops
+    const length = Memory.of(new Uint8Array([8, 0, 0, 0]));
+    const { address } = value;
+    const result = libc.getsockopt(
+      this.fd,
+      SOL_PACKET,
+      PACKET_STATISTICS,
+      address,
+      length.address,
+    );
+    check(result, "getsockopt(PACKET_STATISTICS)", this.#what);
+    return value.view.getUint32(4, true);
+  }
+
+  #setOption(level: number, name: number, words: number[]): void {
+    const value = Memory.of(new Uint8Array(Int32Array.from(words).buffer));
+    const result = libc.setsockopt(this.fd, level, name, value.address, value.bytes.length);
+    check(result, `setsockopt(${level}, ${name})`, this.#what);
   }
 }
 
@@ -131,11 +142,10 @@ class Direction {
     this.#from = from;
     this.#to = to;
     this.#lane = new Lane(options);
-    const base = Deno.UnsafePointer.value(Deno.UnsafePointer.of(this.#lane.octets));
-    const count = this.#lane.octets.length / SLOT_LENGTH;
+    const base = addressOf(this.#lane.octets);
     this.#addresses = Array.from(
-      { length: count },
-      (_, slot) => BigInt(base) + BigInt(slot * SLOT_LENGTH),
+      { length: SLOT_COUNT },
+      (_, slot) => base + BigInt(slot * SLOT_LENGTH),
     );
   }
 
@@ -147,8 +157,9 @@ class Direction {
       const flags = MSG_DONTWAIT | MSG_TRUNC;
       const length = libc.recv(this.#from.fd, this.#addresses[slot], SLOT_LENGTH, flags);
       if (length < 0) {
-        if (errno[0] === EAGAIN || errno[0] === EINTR) return;
-        throw new Error(`recv on the hop failed: errno ${errno[0]}`);
+        const reason = errno();
+        if (reason === Errno.EAGAIN || reason === Errno.EINTR) return;
+        throw new SystemError("recv", reason, "read a frame");
       }
       if (length > SLOT_LENGTH) this.#oversized++;
       else this.#lane.accept(length, nowMs);
@@ -162,8 +173,9 @@ class Direction {
       if (slot === -1) return;
       const length = this.#lane.lengthOf(slot);
       if (libc.send(this.#to.fd, this.#addresses[slot], length, MSG_DONTWAIT) === length) continue;
-      if (errno[0] !== EAGAIN && errno[0] !== ENOBUFS) {
-        throw new Error(`send of ${length} octets on the hop failed: errno ${errno[0]}`);
+      const reason = errno();
+      if (reason !== Errno.EAGAIN && reason !== Errno.ENOBUFS) {
+        throw new SystemError("send", reason, `write a frame of ${length} octets`);
       }
       this.#sendFailures++;
     }
@@ -185,39 +197,21 @@ class Direction {
 
 /** Runs both directions until standard input ends. */
 function forward(up: Direction, down: Direction, ports: [Port, Port]): void {
-  const polls = new DataView(new ArrayBuffer(24)); // three struct pollfd: fd, events, revents
-  const octets = new Uint8Array(polls.buffer);
+  const polls = new Memory(24); // three struct pollfd: fd, events, revents
   [ports[0].fd, ports[1].fd, 0].forEach((fd, index) => {
-    polls.setInt32(index * 8, fd, true);
-    polls.setInt16(index * 8 + 4, POLLIN, true);
+    polls.view.setInt32(index * 8, fd, true);
+    polls.view.setInt16(index * 8 + 4, POLLIN, true);
   });
   for (;;) { // ends when standard input does
     const waitMs = Math.min(up.waitMs(performance.now()), down.waitMs(performance.now()));
-    libc.poll(octets, 3, Math.ceil(Math.min(POLL_MS_MAX, waitMs)));
-    if ((polls.getInt16(22, true) & (POLLIN | POLLHUP)) !== 0) return;
+    libc.poll(polls.address, 3, Math.ceil(Math.min(POLL_MS_MAX, waitMs)));
+    if ((polls.view.getInt16(22, true) & (POLLIN | POLLHUP)) !== 0) return;
     const nowMs = performance.now();
     up.receive(nowMs);
     up.send(nowMs);
     down.receive(nowMs);
     down.send(nowMs);
   }
-}
-
-function errnoView(): Int32Array {
-  const pointer = libc.__errno_location();
-  if (pointer === null) throw new Error("Cannot find errno: __errno_location() is NULL");
-  return new Int32Array(Deno.UnsafePointerView.getArrayBuffer(pointer, 4));
-}
-
-function check(what: string, result: number): number {
-  if (result < 0) throw new Error(`Cannot open the hop: ${what} failed, errno ${errno[0]}`);
-  return result;
-}
-
-function setOption(fd: number, level: number, name: number, words: number[]): void {
-  const value = new Uint8Array(Int32Array.from(words).buffer);
-  const result = libc.setsockopt(fd, level, name, value, value.length);
-  check(`setsockopt(${level}, ${name})`, result);
 }
 
 /** Reads a number from the command line. */

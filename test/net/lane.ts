@@ -78,7 +78,9 @@ export class Lane {
     overruns: 0,
   };
   /** All slots in one piece: slot `i` begins at `i * SLOT_LENGTH`. */
-  readonly octets: Uint8Array<ArrayBuffer> = new Uint8Array(SLOT_COUNT * SLOT_LENGTH);
+  readonly octets: Uint8Array<ArrayBuffer> = new Uint8Array(
+    new ArrayBuffer(SLOT_COUNT * SLOT_LENGTH),
+  );
   readonly #options: LaneOptions;
   readonly #lengths = new Uint32Array(SLOT_COUNT);
   readonly #copies = new Uint8Array(SLOT_COUNT);
@@ -98,6 +100,8 @@ export class Lane {
   readonly #jitter: Random;
 
   /**
+   * An empty lane.
+   *
    * @param options Seed and rates.
    * @throws {RangeError} If a ratio is not between 0 and 1 or a delay is negative.
    */

@@ -9,7 +9,11 @@
 export class Random {
   #state: number;
 
-  /** @param seed Any 32-bit number; equal seeds give equal sequences. */
+  /**
+   * Starts a sequence.
+   *
+   * @param seed Any 32-bit number; equal seeds give equal sequences.
+   */
   constructor(seed: number) {
     this.#state = seed | 0;
   }
