@@ -33,7 +33,7 @@ export const SIGNATURES = {
   ioctl: { parameters: ["i32", "u64", "u64"], result: "i32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
   listen: { parameters: ["i32", "i32"], result: "i32" },
-  open: { parameters: ["u64", "i32", "u32"], result: "i32" },
+  open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
   poll: { parameters: ["u64", "u32", "i32"], result: "i32" },
   prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   read: { parameters: ["i32", "u64", "u32"], result: "i32" },
@@ -191,7 +191,10 @@ export class Memory {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** The same octets as numbers; integers of the kernel's are little-endian, the network's big-endian. */
   readonly view: DataView<ArrayBuffer>;
-  /** Address of the first octet. Valid as long as this object is reachable. */
+  /**
+   * Address of the first octet. Valid as long as this object is reachable, and a bigint does not
+   * make it so: keep the object in a field or at module level, never in a local variable alone.
+   */
   readonly address: bigint;
 
   /** Allocates `length` zero octets, at least one. */
@@ -209,14 +212,18 @@ export class Memory {
     memory.bytes.set(bytes);
     return memory;
   }
+}
 
-  /** Memory that holds `text` and a closing zero octet, as C wants it. */
-  static ofText(text: string): Memory {
-    if (text.includes("\0")) {
-      throw new RangeError(`Cannot pass text to the C library as it holds a zero: ${text}`);
-    }
-    return Memory.of(new TextEncoder().encode(text + "\0"));
+/**
+ * Text as C wants it, for a parameter of type `buffer`: UTF-8 and a closing zero octet.
+ *
+ * @throws {RangeError} When `text` holds a zero itself.
+ */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  if (text.includes("\0")) {
+    throw new RangeError(`Cannot pass text to the C library as it holds a zero: ${text}`);
   }
+  return new TextEncoder().encode(text + "\0");
 }
 
 /**

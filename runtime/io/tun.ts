@@ -21,6 +21,7 @@
 import {
   check,
   closeAll,
+  cString,
   Errno,
   errno,
   libc,
@@ -46,6 +47,9 @@ const IFF_VNET_HDR = 0x4000;
 const IFF_TUN_EXCL = 0x8000;
 const IFREQ_LENGTH = 40;
 const IFREQ_FLAGS_OFFSET = 16;
+
+/** `struct ifreq`, or whatever else an ioctl(2) here points to. */
+const request = new Memory(IFREQ_LENGTH);
 
 const OFFLOAD_CHECKSUM = 1;
 const OFFLOAD_TSO4 = 2;
@@ -82,8 +86,7 @@ export interface Tun {
  */
 export function openTun(name: string, options: TunOptions): Tun {
   checkInterfaceName(name);
-  const path = Memory.ofText("/dev/net/tun");
-  const fd = libc.open(path.address, O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
+  const fd = libc.open(cString("/dev/net/tun"), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
   if (fd < 0) {
     throw new SystemError(
       "open",
@@ -92,7 +95,7 @@ export function openTun(name: string, options: TunOptions): Tun {
     );
   }
   try {
-    const request = new Memory(IFREQ_LENGTH);
+    request.bytes.fill(0);
     new TextEncoder().encodeInto(name, request.bytes);
     const flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
     request.view.setUint16(IFREQ_FLAGS_OFFSET, flags, true);
@@ -105,10 +108,9 @@ export function openTun(name: string, options: TunOptions): Tun {
         : "";
       throw new SystemError("ioctl TUNSETIFF", reason, `make TUN interface ${name}${hint}`);
     }
-    const length = new Memory(4);
-    length.view.setInt32(0, VNET_HEADER_LENGTH, true);
+    request.view.setInt32(0, VNET_HEADER_LENGTH, true);
     check(
-      libc.ioctl(fd, TUNSETVNETHDRSZ, length.address),
+      libc.ioctl(fd, TUNSETVNETHDRSZ, request.address),
       "ioctl TUNSETVNETHDRSZ",
       `set the header length of ${name} to ${VNET_HEADER_LENGTH}`,
     );
