@@ -1,0 +1,204 @@
+/**
+ * connection.ts - the connection record
+ *
+ * One record serves every mode and role. Numbers of the client's own stream ("input") are the
+ * client's and are never translated. Numbers of the server's stream ("output") are kept in client
+ * space: server space = client space - issDelta, and only the leg to the local kernel uses it.
+ *
+ *   input, the client's numbers                        output, client space
+ *   irs        the client's ISS                        iss       ISS.client
+ *   rcvNxt     next octet of the stream we lack;       sndNxt    next octet the local kernel
+ *              a FIN counts once it is in order                  will send (its SND.NXT)
+ *   finSeq     where the client's FIN stands           cliAck    what the client has acknowledged
+ *   legAck     local kernel's RCV.NXT, as it says      legUna    what we have acknowledged to the
+ *   legNxt     feeder's SND.NXT towards the kernel               local kernel (feeder)
+ *   legEdge    right edge the local kernel gives       parkBase  first octet of the parked flight
+ *   ackShown   highest ACK the client has seen         parkEnd   end of it
+ *   edgeShown  highest right edge it has seen          srvFin    where the server's FIN stands
+ *   peerNxt    the standby's rcvNxt (committed)        sndShown  highest octet a client was sent
+ *   peerEdge   right edge the standby will store
+ *
+ * A connection is "direct" when client segments pass through to the local kernel with no more than
+ * a rewrite. It is "fed" while we stand between them: always on a standby, and on a primary after a
+ * takeover until the local server has caught up in both directions.
+ */
+import { state } from "../state";
+
+/** Where the client's handshake and teardown stand. */
+export const enum Phase {
+  Free = 0,
+  /** SYN seen. */
+  Syn,
+  /** SYN-ACK seen: ISS.client is known. */
+  Half,
+  /** The client has acknowledged the SYN-ACK. */
+  Open,
+  /** A FIN was seen on either side. */
+  Closing,
+  /** Both FINs are acknowledged, or reset. */
+  Closed,
+}
+
+/** Where the leg to the local kernel stands. */
+export const enum Leg {
+  None = 0,
+  SynSent,
+  /** Its SYN-ACK came: issDelta is known. */
+  SynAck,
+  Open,
+  /** Reset, refused, or given up. */
+  Dead,
+}
+
+/** Why a connection is not protected; shown to people, so the order is part of the interface. */
+export const enum Reason {
+  None = 0,
+  NoStandby,
+  StandbyLost,
+  Md5,
+  AuthOption,
+  StandbyRefused,
+  StandbyReset,
+  StandbyDiffers,
+  StandbyTableFull,
+  LogMemory,
+  TooManyRanges,
+  LegStalled,
+  Pending,
+  StandbySilent,
+}
+
+export const enum Flag {
+  SackOk = 1,
+  TsOk = 2,
+  WsOk = 4,
+  /** Protected: the standby has the record. */
+  Hot = 8,
+  Dirty = 16,
+  Pump = 32,
+  Timer = 64,
+  /** We stand between the client and the local kernel. */
+  Fed = 128,
+  ClientFin = 256,
+  ServerFin = 512,
+  /** The feeder owes the local kernel an ACK even if nothing changed. */
+  ForceAck = 1024,
+  /** The client is owed an ACK. */
+  AckClient = 2048,
+  ClientReset = 4096,
+  /** A report of rcvNxt and the log's edge is due (standby to primary). */
+  Report = 8192,
+  /** The client's window or timestamp changed: worth an ACK to the local kernel. */
+  WindowMoved = 131072,
+  ServerReset = 262144,
+}
+
+@unmanaged
+export class Connection {
+  /** Client address, network byte order; IPv4 in the first word. */
+  c0: u32 = 0;
+  c1: u32 = 0;
+  c2: u32 = 0;
+  c3: u32 = 0;
+  /** Client port | service port << 16, host byte order. */
+  ports: u32 = 0;
+  hash: u32 = 0;
+  flags: u32 = 0;
+  phase: i32 = 0;
+  leg: i32 = 0;
+  reason: i32 = 0;
+  tries: u32 = 0;
+  generation: u32 = 0;
+  /** MSS the client announced (what it can receive). */
+  cliMss: u32 = 0;
+  /** MSS the client was told. */
+  srvMss: u32 = 0;
+  cliWs: u32 = 0;
+  /** The server's window scale as the client knows it. */
+  srvWs: u32 = 0;
+  /** The local kernel's own. */
+  legWs: u32 = 0;
+  /** ECE and CWR of the client's SYN. */
+  synFlags: u32 = 0;
+  /** Out-of-order ranges this connection holds. */
+  rangeCount: u32 = 0;
+  // Input.
+  irs: u32 = 0;
+  rcvNxt: u32 = 0;
+  finSeq: u32 = 0;
+  legAck: u32 = 0;
+  legNxt: u32 = 0;
+  legEdge: u32 = 0;
+  ackShown: u32 = 0;
+  edgeShown: u32 = 0;
+  peerNxt: u32 = 0;
+  peerEdge: u32 = 0;
+  edgeReported: u32 = 0;
+  /** The log holds nothing before this octet. */
+  logFrom: u32 = 0;
+  /** First out-of-order range (index + 1). */
+  range: u32 = 0;
+  // Output.
+  iss: u32 = 0;
+  issDelta: u32 = 0;
+  sndNxt: u32 = 0;
+  sndShown: u32 = 0;
+  cliAck: u32 = 0;
+  legUna: u32 = 0;
+  srvFin: u32 = 0;
+  parkBase: u32 = 0;
+  parkEnd: u32 = 0;
+  /** The client's window field, unscaled. */
+  cliWnd: u32 = 0;
+  // Timestamps (RFC 7323): client TSval as is; server TSval in client space = own + tsDelta.
+  cliTs: u32 = 0;
+  tsDelta: u32 = 0;
+  legTs: u32 = 0;
+  legTsAt: u32 = 0;
+  tsShown: u32 = 0;
+  tsShownAt: u32 = 0;
+  // Octets held: the input log and the parked flight (see stream/chain.ts).
+  logHead: u32 = 0;
+  logTail: u32 = 0;
+  logSeq: u32 = 0;
+  parkHead: u32 = 0;
+  parkTail: u32 = 0;
+  parkSeq: u32 = 0;
+  // A SYN that may start a new connection on this tuple.
+  synIss: u32 = 0;
+  synOptions: u32 = 0;
+  synTs: u32 = 0;
+  synWindow: u32 = 0;
+  // Time.
+  timerAt: u32 = 0;
+  rtoMs: u32 = 0;
+  openedAt: u32 = 0;
+  seenAt: u32 = 0;
+  // Lists (index + 1).
+  nextDirty: u32 = 0;
+  nextPump: u32 = 0;
+  nextTimer: u32 = 0;
+  prevTimer: u32 = 0;
+  nextFree: u32 = 0;
+  // Statistics, 64 bit.
+  bytesIn: u64 = 0;
+  bytesOut: u64 = 0;
+}
+
+/** Octets of one record. */
+export const RECORD_SIZE: u32 = offsetof<Connection>();
+
+/** The record at `index`. */
+export function at(index: u32): Connection {
+  return changetype<Connection>(state().records + <usize> index * RECORD_SIZE);
+}
+
+/** The index of a record. */
+export function indexOf(c: Connection): u32 {
+  return <u32> ((changetype<usize>(c) - state().records) / RECORD_SIZE);
+}
+
+/** True when all of `flag` is set. */
+export function has(c: Connection, flag: u32): bool {
+  return (c.flags & flag) == flag;
+}

@@ -1,0 +1,192 @@
+/**
+ * lifecycle.ts - birth and death of records, and the lists they wait in
+ *
+ *   free     stack through nextFree; a standby does not use it: its primary names the record
+ *   timers   doubly linked, newest first; every record with timerAt set
+ *   dirty    records whose progress the peer should hear; a queue, served in turn
+ *   pump     records whose feeder or acknowledgement is due in this pass; emptied every pass
+ *
+ * A freed record may still stand in dirty or pump: its flag stays set, and whoever takes it off the
+ * queue finds it free or reborn, which is harmless.
+ */
+import { state } from "../state";
+import { at, Connection, Flag, has, indexOf, Leg, Phase, Reason } from "./connection";
+import { insert, remove } from "./table";
+import { Chain, clear } from "../stream/chain";
+import { clearRanges } from "../stream/ranges";
+import { RECORD_SIZE } from "./connection";
+
+/** A connection's input log. */
+export function inputLog(c: Connection): Chain {
+  return changetype<Chain>(changetype<usize>(c) + offsetof<Connection>("logHead"));
+}
+
+/** A connection's parked flight. */
+export function parkedFlight(c: Connection): Chain {
+  return changetype<Chain>(changetype<usize>(c) + offsetof<Connection>("parkHead"));
+}
+
+const QUEUED: u32 = Flag.Dirty | Flag.Pump;
+
+/** Makes the record at `index` a new one with this key; it must be free. */
+export function occupy(
+  index: u32,
+  c0: u32,
+  c1: u32,
+  c2: u32,
+  c3: u32,
+  ports: u32,
+): Connection {
+  const s = state();
+  const c = at(index);
+  const flags = c.flags & QUEUED;
+  const nextDirty = c.nextDirty;
+  const nextPump = c.nextPump;
+  memory.fill(changetype<usize>(c), 0, RECORD_SIZE);
+  c.flags = flags;
+  c.nextDirty = nextDirty;
+  c.nextPump = nextPump;
+  c.c0 = c0;
+  c.c1 = c1;
+  c.c2 = c2;
+  c.c3 = c3;
+  c.ports = ports;
+  c.openedAt = s.now;
+  c.seenAt = s.now;
+  insert(c);
+  s.recordsUsed++;
+  if (index >= s.highWater) s.highWater = index + 1;
+  return c;
+}
+
+/** Index + 1 of a free record, 0 when all are in use even after the oldest closed one was dropped. */
+export function freeIndex(): u32 {
+  const s = state();
+  if (!s.freeRecord) {
+    // Closed records that only linger are the first to go; the oldest stand at the tail.
+    let index = s.timerTail;
+    for (let i = 0; i < 64 && index; i++) {
+      const c = at(index - 1);
+      if (c.phase == Phase.Closed) {
+        release(c);
+        break;
+      }
+      index = c.prevTimer;
+    }
+  }
+  const index = s.freeRecord;
+  if (index) s.freeRecord = at(index - 1).nextFree;
+  return index;
+}
+
+/** Frees a record and everything it holds. */
+export function release(c: Connection): void {
+  const s = state();
+  if (c.phase == Phase.Free) return;
+  remove(c);
+  stopTimer(c);
+  clear(inputLog(c));
+  clear(parkedFlight(c));
+  clearRanges(c);
+  c.phase = Phase.Free;
+  c.leg = Leg.None;
+  c.flags &= QUEUED;
+  c.nextFree = s.freeRecord;
+  s.freeRecord = indexOf(c) + 1;
+  s.recordsUsed--;
+}
+
+/** Stacks all free records, lowest index on top; after a change of role. */
+export function rebuildFree(): void {
+  const s = state();
+  s.freeRecord = 0;
+  for (let i = s.capacity; i > 0; i--) {
+    const c = at(i - 1);
+    if (c.phase != Phase.Free) continue;
+    c.nextFree = s.freeRecord;
+    s.freeRecord = i;
+  }
+}
+
+/** The connection is not protected from now on, for `reason`. */
+export function unprotect(c: Connection, reason: Reason): void {
+  if (c.reason == Reason.None || c.reason == Reason.Pending) c.reason = reason;
+  c.flags &= ~(<u32> Flag.Hot);
+}
+
+/** Runs the record's timer at `deadline` (milliseconds of State.now). */
+export function startTimer(c: Connection, deadline: u32): void {
+  const s = state();
+  c.timerAt = deadline;
+  if (has(c, Flag.Timer)) return;
+  c.flags |= Flag.Timer;
+  const index = indexOf(c) + 1;
+  c.prevTimer = 0;
+  c.nextTimer = s.timerHead;
+  if (s.timerHead) at(s.timerHead - 1).prevTimer = index;
+  else s.timerTail = index;
+  s.timerHead = index;
+}
+
+/** Takes the record off the timer list. */
+export function stopTimer(c: Connection): void {
+  if (!has(c, Flag.Timer)) return;
+  const s = state();
+  c.flags &= ~(<u32> Flag.Timer);
+  if (c.prevTimer) at(c.prevTimer - 1).nextTimer = c.nextTimer;
+  else s.timerHead = c.nextTimer;
+  if (c.nextTimer) at(c.nextTimer - 1).prevTimer = c.prevTimer;
+  else s.timerTail = c.prevTimer;
+  c.nextTimer = 0;
+  c.prevTimer = 0;
+}
+
+/** The peer should hear how far this connection is. */
+export function markDirty(c: Connection): void {
+  if (has(c, Flag.Dirty)) return;
+  const s = state();
+  c.flags |= Flag.Dirty;
+  c.nextDirty = 0;
+  const index = indexOf(c) + 1;
+  if (s.dirtyTail) at(s.dirtyTail - 1).nextDirty = index;
+  else s.dirtyHead = index;
+  s.dirtyTail = index;
+}
+
+/** Takes the first dirty record, or 0. */
+export function takeDirty(): u32 {
+  const s = state();
+  const index = s.dirtyHead;
+  if (!index) return 0;
+  const c = at(index - 1);
+  s.dirtyHead = c.nextDirty;
+  if (!s.dirtyHead) s.dirtyTail = 0;
+  c.nextDirty = 0;
+  c.flags &= ~(<u32> Flag.Dirty);
+  return index;
+}
+
+/** The feeder, or an ACK to the client, is due in this pass. */
+export function markPump(c: Connection): void {
+  if (has(c, Flag.Pump)) return;
+  const s = state();
+  c.flags |= Flag.Pump;
+  c.nextPump = 0;
+  const index = indexOf(c) + 1;
+  if (s.pumpTail) at(s.pumpTail - 1).nextPump = index;
+  else s.pumpHead = index;
+  s.pumpTail = index;
+}
+
+/** Takes the first record to pump, or 0. */
+export function takePump(): u32 {
+  const s = state();
+  const index = s.pumpHead;
+  if (!index) return 0;
+  const c = at(index - 1);
+  s.pumpHead = c.nextPump;
+  if (!s.pumpHead) s.pumpTail = 0;
+  c.nextPump = 0;
+  c.flags &= ~(<u32> Flag.Pump);
+  return index;
+}

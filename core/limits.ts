@@ -1,0 +1,67 @@
+/**
+ * limits.ts - every bound of the core in one place
+ *
+ * Nothing in the core grows: memory is taken once, in `init()`, and carved into the regions below.
+ * What happens at each limit stands beside it.
+ *
+ *   region          octets                              at the limit
+ *   batch slots     2 * BATCH * SLOT_SIZE = 4.2 MB      the caller reads no more in this pass
+ *   output list     OUT_MAX * 16                        the rest leaves in the next pass (`more()`)
+ *   emit arena      EMIT_SIZE                           segments we make wait for the next pass
+ *   hold ring       HOLD_SIZE                           the caller stops reading the server's side
+ *   message body    BODY_SIZE                           records wait for the next message
+ *   inbox           INBOX_SIZE                          the caller stops receiving
+ *   records         capacity * sizeof(Connection)       new connections pass unprotected
+ *   range nodes     RANGE_NODES                         the connection becomes unprotected
+ *   blocks          all that is left                    the connection becomes unprotected
+ */
+
+/** Packets taken from one device in one pass. */
+export const BATCH: u32 = 32;
+/** One packet: virtio_net_hdr (10) and an IP packet of at most 65535 octets, rounded up. */
+export const SLOT_SIZE: u32 = 65552;
+/** Longest packet a slot holds, virtio_net_hdr included. */
+export const PACKET_MAX: u32 = 65545;
+/** Entries of the output list of one pass. */
+export const OUT_MAX: u32 = 4096;
+/** Segments the core itself makes in one pass: feeder, acknowledgements, parked flight. */
+export const EMIT_SIZE: u32 = 4 << 20;
+/** Segments that wait for their commit. */
+export const HOLD_SIZE: u32 = 16 << 20;
+/** Body of one replication message. */
+export const BODY_SIZE: u32 = 4 << 20;
+/** Received replication octets that are not decoded yet; holds at least one whole message. */
+export const INBOX_SIZE: u32 = 8 << 20;
+/** Out-of-order ranges of all connections together. */
+export const RANGE_NODES: u32 = 65536;
+/** Out-of-order ranges of one connection. */
+export const RANGES_PER_CONNECTION: u32 = 1024;
+/** Octets of one block of an input log or a parked flight. */
+export const BLOCK: u32 = 4096;
+/** Octets of output parked for one connection; beyond it the kernel's own recovery takes over. */
+export const PARKED_MAX: u32 = 4 << 20;
+/** Progress records written into one message; the others keep their turn. */
+export const PROGRESS_PER_MESSAGE: u32 = 8192;
+/** IPv6 extension headers we walk before we call a packet malformed. */
+export const EXTENSION_HEADERS_MAX: u32 = 8;
+/** Half-open connections are forgotten after this time without progress, in milliseconds. */
+export const HALF_OPEN_MS: u32 = 75000;
+/** A closed connection's record stays for late retransmissions, in milliseconds. */
+export const LINGER_MS: u32 = 5000;
+/** First and last retransmission time-out of the feeder, in milliseconds (a lossless local link). */
+export const FEED_RTO_MIN_MS: u32 = 50;
+export const FEED_RTO_MAX_MS: u32 = 1000;
+/** Attempts to open a connection to the standby's own server before it counts as refused. */
+export const FEED_SYN_TRIES: u32 = 12;
+/** Consecutive feeder time-outs without any progress before the standby's server counts as dead. */
+export const FEED_TRIES: u32 = 60;
+/** How often timers are looked at, in milliseconds. */
+export const TICK_MS: u32 = 5;
+/** Added to the client's timestamp clock at a takeover, so that it cannot run backwards. */
+export const TS_SLACK_MS: u32 = 10;
+/** Payload of one segment the feeder or the parked flight makes (a GSO super-segment). */
+export const SUPER_SEGMENT: u32 = 61440;
+/** Datagrams whose IPv4 or IPv6 fragments are put together at one time. */
+export const REASSEMBLIES: u32 = 4;
+/** An incomplete datagram is dropped after this time, in milliseconds (RFC 8200 allows 60 s). */
+export const REASSEMBLY_MS: u32 = 5000;

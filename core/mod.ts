@@ -1,0 +1,408 @@
+/**
+ * mod.ts - the packet core of Holdfast: everything per segment, and nothing else
+ *
+ * One instance is one service on one host. The module imports nothing, so it reaches no clock, no
+ * socket and no randomness; memory is taken once in `init()` and never grows afterwards, so a
+ * caller's views and addresses stay valid.
+ *
+ * One pass of a caller's loop:
+ *
+ *   begin(nowMs)                      the last pass's output memory may be reused
+ *   apply(address, length)            each replication message body that has arrived
+ *   run(netPackets, appPackets)       packets read into the batch slots; returns the output count
+ *   write every {side, address, length} of the output list to that side's device
+ *   bodyLength() > 0: send body as one message numbered messageSeq(), then sealed()
+ *
+ * Other calls: committed(seq) when the standby says so; standbyJoined / standbyLost; promote, speak,
+ * demote for changes of role; describe for people.
+ */
+import {
+  BATCH,
+  BLOCK,
+  BODY_SIZE,
+  EMIT_SIZE,
+  HOLD_SIZE,
+  INBOX_SIZE,
+  OUT_MAX,
+  PACKET_MAX,
+  SLOT_SIZE,
+  TICK_MS,
+} from "./limits";
+import { count, Counter, countersAt, Role, servePort as serve, state } from "./state";
+import { after, before } from "./wire/bytes";
+import { sum as wireSum } from "./wire/checksum";
+import { at, Flag, has, Leg, Phase, RECORD_SIZE } from "./flow/connection";
+import { find as findFlow } from "./flow/table";
+import { markPump, rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
+import { format } from "./stream/chain";
+import { formatRanges, rangesSize } from "./stream/ranges";
+import { CloseHow, flushDirty, writeClose } from "./records";
+import { beginOutput, holdFree as freeHold, releaseHeld, resetServer } from "./segment/output";
+import { onFeederTimeout, pump } from "./segment/feeder";
+import { fromClient } from "./segment/client";
+import { fromServer } from "./segment/server";
+import { applyBody } from "./segment/apply";
+import { reassemblySize } from "./segment/reassembly";
+import {
+  demote as toStandby,
+  forgetAll as forgetRecords,
+  markAll as markRecords,
+  promote as toPrimary,
+  speak as speakSome,
+  standbyJoined as joined,
+  standbyLost as lost,
+} from "./segment/takeover";
+
+const PAGE: u32 = 65536;
+
+let next: usize = 0;
+
+/** Takes `size` octets of the region that `init()` carves up. */
+function carve(size: usize): usize {
+  const place = next;
+  next = (next + size + 63) & ~63;
+  return place;
+}
+
+/**
+ * Takes memory and lays it out. Call once, before anything else.
+ *
+ * @param memoryMiB all of the core's memory, in MiB: 48 to 4095
+ * @param capacity connection records: 1 to 4194304
+ * @param family of the service address, 4 or 6
+ * @returns octets left for input logs and parked flights, 0 when the memory is too small or not to
+ * be had, or when called twice
+ */
+export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
+  const s = state();
+  if (s.capacity || capacity < 1 || capacity > 1 << 22 || memoryMiB < 48 || memoryMiB > 4095) {
+    return 0;
+  }
+  if (family != 4 && family != 6) return 0;
+  const wanted = memoryMiB << 4;
+  if (<u32> memory.size() < wanted && memory.grow(<i32> (wanted - memory.size())) < 0) return 0;
+  const end = <usize> wanted * PAGE;
+  next = (__heap_base + 63) & ~63;
+  let flows: u32 = 1024;
+  while (flows < capacity << 1) flows <<= 1;
+  s.netSlots = carve(BATCH * SLOT_SIZE);
+  s.appSlots = carve(BATCH * SLOT_SIZE);
+  s.netLengths = carve(BATCH << 2);
+  s.appLengths = carve(BATCH << 2);
+  s.outList = carve(OUT_MAX << 4);
+  s.emit = carve(EMIT_SIZE);
+  s.hold = carve(HOLD_SIZE);
+  s.body = carve(BODY_SIZE);
+  s.inbox = carve(INBOX_SIZE);
+  s.flows = carve(<usize> flows << 3);
+  s.records = carve(<usize> capacity * RECORD_SIZE);
+  s.ranges = carve(rangesSize());
+  s.reassembly = carve(reassemblySize());
+  if (next + 16 * (BLOCK + 4) > end) return 0;
+  s.blockCount = <u32> ((end - next - 128) / (BLOCK + 4));
+  s.links = carve(<usize> s.blockCount << 2);
+  s.blocks = carve(0);
+  s.flowMask = flows - 1;
+  s.capacity = capacity;
+  s.family = family;
+  s.messageSeq = 1;
+  format();
+  formatRanges();
+  rebuildFree();
+  return s.blockCount * BLOCK;
+}
+
+/** Settings of the service. `v0`..`v3`: its address as four words in memory order. */
+export function configure(
+  v0: u32,
+  v1: u32,
+  v2: u32,
+  v3: u32,
+  commitMode: u32,
+  logLimit: u32,
+  refuseUnprotectable: u32,
+): void {
+  const s = state();
+  s.v0 = v0;
+  s.v1 = v1;
+  s.v2 = v2;
+  s.v3 = v3;
+  s.commitMode = commitMode;
+  s.logLimit = logLimit;
+  s.refuseUnprotectable = refuseUnprotectable;
+}
+
+/** Adds a port that is served. */
+export function servePort(port: u32): void {
+  serve(port & 0xffff);
+}
+
+/** Largest MSS that every replica can carry; 0 for no clamp. */
+export function setMssMax(mss: u32): void {
+  state().mssMax = mss;
+}
+
+/** Sets the role outright: at the start, or to fall silent (P6). */
+export function setRole(role: u32): void {
+  state().role = role;
+}
+
+/** Begins a pass; `nowMs` is monotonic milliseconds mod 2^32. */
+export function begin(nowMs: u32): void {
+  state().now = nowMs;
+  beginOutput();
+}
+
+/** Applies a message body; 0, or 1 + the offset of what is not well formed. */
+export function apply(body: usize, length: u32): u32 {
+  return applyBody(body, length);
+}
+
+/** Runs the pass: packets, timers, feeder, progress, release. Returns the number of outputs. */
+export function run(netPackets: u32, appPackets: u32): u32 {
+  const s = state();
+  for (let i: u32 = 0; i < netPackets && i < BATCH; i++) {
+    const length = load<u32>(s.netLengths + (<usize> i << 2));
+    if (length <= PACKET_MAX) fromClient(s.netSlots + <usize> i * SLOT_SIZE, length);
+  }
+  for (let i: u32 = 0; i < appPackets && i < BATCH; i++) {
+    const length = load<u32>(s.appLengths + (<usize> i << 2));
+    if (length <= PACKET_MAX) fromServer(s.appSlots + <usize> i * SLOT_SIZE, length);
+  }
+  return settle();
+}
+
+/** The part of a pass after the packets; also on its own, after `promote()` or `speak()`. */
+export function settle(): u32 {
+  const s = state();
+  if (s.now - s.lastTick >= TICK_MS) tick();
+  // Whoever asks again during this pump waits for the next pass.
+  const last = s.pumpTail;
+  if (last) {
+    while (true) {
+      const index = takePump();
+      if (!index) break;
+      pump(at(index - 1));
+      if (index == last) break;
+    }
+  }
+  flushDirty();
+  releaseHeld();
+  return s.outCount;
+}
+
+function tick(): void {
+  const s = state();
+  s.lastTick = s.now;
+  let index = s.timerHead;
+  while (index) {
+    const c = at(index - 1);
+    index = c.nextTimer;
+    if (before(s.now, c.timerAt)) continue;
+    stopTimer(c);
+    if (c.phase == Phase.Closed) {
+      if (s.role == Role.Standby && c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
+        const finished = has(c, Flag.ClientFin | Flag.ServerFin) && after(c.legAck, c.finSeq) &&
+          after(c.legUna, c.srvFin);
+        if (!finished) resetServer(c);
+      }
+      if (s.role == Role.Primary && has(c, Flag.Hot)) writeClose(c, CloseHow.Normal, 0);
+      release(c);
+    } else if (has(c, Flag.Fed) && c.leg != Leg.SynAck) onFeederTimeout(c);
+    else if (c.phase == Phase.Syn || c.phase == Phase.Half) {
+      if (has(c, Flag.Hot)) writeClose(c, CloseHow.Dropped, 0);
+      release(c);
+    }
+  }
+}
+
+/** True when outputs, pumps or speeches wait for another pass that needs no event. */
+export function more(): u32 {
+  const s = state();
+  return s.pumpHead || (s.outCount >= OUT_MAX && s.holdCount) ? 1 : 0;
+}
+
+/** How many client-side packets may be read now, whatever they contain. */
+export function netBudget(): u32 {
+  return BATCH;
+}
+
+/** How many server-side packets may be read now, whatever they contain. */
+export function appBudget(): u32 {
+  const packets = freeHold() / SLOT_SIZE;
+  return packets < BATCH ? packets : BATCH;
+}
+
+/** The standby has applied our messages up to `seq`. */
+export function committed(seq: u32): void {
+  const s = state();
+  if (after(seq, s.committedSeq) && before(seq, s.messageSeq)) s.committedSeq = seq;
+}
+
+/** Octets of the message body that waits to be sent. */
+export function bodyLength(): u32 {
+  return state().bodyUsed;
+}
+
+/** The number the next message carries. */
+export function messageSeq(): u32 {
+  return state().messageSeq;
+}
+
+/** The body was taken over by the caller. */
+export function sealed(): void {
+  const s = state();
+  s.bodyUsed = 0;
+  s.messageSeq++;
+}
+
+/** Packets that wait for their commit. */
+export function heldCount(): u32 {
+  return state().holdCount;
+}
+
+/** A standby that stores `peerLogLimit` octets for each connection is there. */
+export function standbyJoined(peerLogLimit: u32): void {
+  joined(peerLogLimit);
+}
+
+/** The standby is gone. */
+export function standbyLost(): void {
+  lost();
+}
+
+/** Standby to primary: see takeover.ts. Returns the number of connections. */
+export function promote(peerStays: u32): u32 {
+  return toPrimary(peerStays != 0);
+}
+
+/** Speaks for connections after the address is claimed; 1 when more remain. */
+export function speak(): u32 {
+  return speakSome() ? 1 : 0;
+}
+
+/** Primary to standby. */
+export function demote(): void {
+  toStandby();
+}
+
+/** Every protected connection's progress goes into the next messages. */
+export function markAll(): void {
+  markRecords();
+}
+
+/** True while progress or reports still wait to be written. */
+export function dirty(): u32 {
+  return state().dirtyHead ? 1 : 0;
+}
+
+/** Client packets that still arrive are handed to the peer (1) or dropped (0). */
+export function relay(on: u32): void {
+  state().relaying = on;
+}
+
+/** Drops all records; `reset` ends the local server's connections. */
+export function forgetAll(reset: u32): void {
+  forgetRecords(reset != 0);
+}
+
+/** Ends one connection's protection on purpose; 1 when there was one. */
+export function pumpOne(index: u32): void {
+  if (index < state().capacity) markPump(at(index));
+}
+
+/** Records in use. */
+export function recordsUsed(): u32 {
+  return state().recordsUsed;
+}
+
+/** Indices below this may be in use. */
+export function highWater(): u32 {
+  return state().highWater;
+}
+
+/** Free octets for input logs and parked flights. */
+export function blockOctetsFree(): u32 {
+  return state().blocksFree * BLOCK;
+}
+
+/** Address of a record, 0 when it is free or out of range: read it with the offsets below. */
+export function recordAt(index: u32): usize {
+  const s = state();
+  if (index >= s.capacity || at(index).phase == Phase.Free) return 0;
+  return changetype<usize>(at(index));
+}
+
+// Addresses and offsets, so that no caller repeats a number of ours.
+/** Address of the counters, in the order of `Counter`. */
+export function counters(): usize {
+  return countersAt();
+}
+/** Number of counters. */
+export function counterCount(): u32 {
+  return Counter.Count;
+}
+/** Address of the first client-side slot. */
+export function netSlots(): usize {
+  return state().netSlots;
+}
+/** Address of the first server-side slot. */
+export function appSlots(): usize {
+  return state().appSlots;
+}
+/** Octets from one slot to the next. */
+export function slotSize(): u32 {
+  return SLOT_SIZE;
+}
+/** Slots of one side. */
+export function batch(): u32 {
+  return BATCH;
+}
+/** Address of the client-side packets' lengths, u32 each. */
+export function netLengths(): usize {
+  return state().netLengths;
+}
+/** Address of the server-side packets' lengths, u32 each. */
+export function appLengths(): usize {
+  return state().appLengths;
+}
+/** Address of the output list: {side u32, address u32, length u32, 0} each. */
+export function outList(): usize {
+  return state().outList;
+}
+/** Address of the message body. */
+export function body(): usize {
+  return state().body;
+}
+/** Address of the inbox, free for the caller's received octets. */
+export function inbox(): usize {
+  return state().inbox;
+}
+/** Octets of the inbox. */
+export function inboxSize(): u32 {
+  return INBOX_SIZE;
+}
+/** Octets of a record. */
+export function recordSize(): u32 {
+  return RECORD_SIZE;
+}
+
+// The wire routines on their own, for tests and benchmarks.
+/** RFC 1071 sum of `length` octets at `at`, folded, in memory order, not complemented. */
+export function checksum(at: usize, length: u32, initial: u32): u32 {
+  return wireSum(at, length, initial);
+}
+/** Index + 1 of the record with this key (IPv4: one word), 0 for none. */
+export function find(a0: u32, a1: u32, a2: u32, a3: u32, ports: u32): u32 {
+  return findFlow(a0, a1, a2, a3, ports);
+}
+/** Counts an event that the caller saw (a packet the kernel refused). */
+export function noteSwallowed(): void {
+  count(Counter.Swallowed);
+}
+/** Starts a record's timer at once: for tests of time-outs. */
+export function expire(index: u32): void {
+  if (index < state().capacity && at(index).phase != Phase.Free) {
+    startTimer(at(index), state().now);
+  }
+}

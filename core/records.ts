@@ -1,0 +1,156 @@
+/**
+ * records.ts - what replicas tell each other about connections
+ *
+ * The body of one replication message is a row of records, little-endian, each padded to 4 octets.
+ * All start with | type u8 | flags u8 | generation u16 | index u32 |; `index` names the record in
+ * both replicas' tables, `generation` its incarnation.
+ *
+ *   OPEN      primary to standby   a connection exists; its SYN-ACK waits until this is committed
+ *     +8  client address 16 | 24 ports u32 | 28 irs | 32 iss | 36 client MSS u16 | 38 server MSS u16
+ *     +40 client scale u8 | 41 server scale u8 | 42 SYN's ECE/CWR u8 | 43 options u8 (Flag 0..7)
+ *     +44 SYN's TSval | 48 SYN-ACK's TSval | 52 SYN's window | 56 SYN-ACK's window      60 octets
+ *   DATA      primary to standby   octets of the client's stream; flags 1: a FIN follows them
+ *     +8  seq | 12 length | 16 octets
+ *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
+ *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsShown | 24 ackShown | 28 edgeShown | 32 sndShown
+ *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
+ *     +8  seq of a client's RST, else 0
+ *   REPORT    standby to primary   committed input and what may still come
+ *     +8  rcvNxt | 12 right edge
+ *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
+ *   RAW       old primary to new   a client's packet that still arrived here
+ *     +8  length | 12 packet with its virtio_net_hdr
+ *
+ * A body that is cut short, names a record out of range or has an unknown type is refused as a
+ * whole: the caller closes the channel it came from.
+ */
+import { BODY_SIZE, PROGRESS_PER_MESSAGE } from "./limits";
+import { count, Counter, noteInput, Role, state } from "./state";
+import { at, Connection, Flag, has, indexOf, Phase } from "./flow/connection";
+import { takeDirty } from "./flow/lifecycle";
+
+export const enum RecordType {
+  Open = 1,
+  Data,
+  Progress,
+  Close,
+  Report,
+  Fail,
+  Raw,
+}
+
+/** Why a record went. */
+export const enum CloseHow {
+  /** Both sides had finished. */
+  Normal = 0,
+  ClientReset,
+  ServerReset,
+  /** Replaced by a new connection on the same ports, or never completed. */
+  Dropped,
+}
+
+export const OPEN_SIZE: u32 = 60;
+export const DATA_HEAD: u32 = 16;
+export const PROGRESS_SIZE: u32 = 36;
+export const CLOSE_SIZE: u32 = 12;
+export const REPORT_SIZE: u32 = 16;
+export const FAIL_SIZE: u32 = 8;
+export const RAW_HEAD: u32 = 12;
+
+/** Reserves `size` octets of the body and writes the head; 0 when the body is full. */
+function begin(c: Connection | null, type: RecordType, flags: u32, size: u32): usize {
+  const s = state();
+  const padded = (size + 3) & ~3;
+  if (s.bodyUsed + padded > BODY_SIZE) return 0;
+  const to = s.body + s.bodyUsed;
+  s.bodyUsed += padded;
+  store<u8>(to, <u8> type);
+  store<u8>(to, <u8> flags, 1);
+  store<u16>(to, c !== null ? <u16> c.generation : 0, 2);
+  store<u32>(to, c !== null ? indexOf(c) : 0, 4);
+  count(Counter.Replicated);
+  return to;
+}
+
+/** Announces a connection to the standby; false when the body is full. */
+export function writeOpen(c: Connection): bool {
+  const to = begin(c, RecordType.Open, 0, OPEN_SIZE);
+  if (!to) return false;
+  memory.copy(to + 8, changetype<usize>(c), 16);
+  store<u32>(to, c.ports, 24);
+  store<u32>(to, c.irs, 28);
+  store<u32>(to, c.iss, 32);
+  store<u16>(to, <u16> c.cliMss, 36);
+  store<u16>(to, <u16> c.srvMss, 38);
+  store<u8>(to, <u8> c.cliWs, 40);
+  store<u8>(to, <u8> c.srvWs, 41);
+  store<u8>(to, <u8> c.synFlags, 42);
+  store<u8>(to, <u8> (c.flags & 7), 43);
+  store<u32>(to, c.synTs, 44);
+  store<u32>(to, c.tsShown, 48);
+  store<u32>(to, c.synWindow, 52);
+  store<u32>(to, c.edgeShown - c.irs - 1, 56);
+  noteInput();
+  state().openSeq = state().messageSeq;
+  return true;
+}
+
+/** Hands a piece of the client's stream to the standby; false when the body is full. */
+export function writeData(c: Connection, seq: u32, from: usize, length: u32, fin: bool): bool {
+  const to = begin(c, RecordType.Data, fin ? 1 : 0, DATA_HEAD + length);
+  if (!to) return false;
+  store<u32>(to, seq, 8);
+  store<u32>(to, length, 12);
+  memory.copy(to + DATA_HEAD, from, length);
+  noteInput();
+  return true;
+}
+
+/** Tells the standby that a record is gone. */
+export function writeClose(c: Connection, how: CloseHow, seq: u32): void {
+  const to = begin(c, RecordType.Close, how, CLOSE_SIZE);
+  if (to) store<u32>(to, seq, 8);
+}
+
+/** Tells the primary that a connection is not protected here. */
+export function writeFail(index: u32, generation: u32, reason: u32): void {
+  const to = begin(null, RecordType.Fail, reason, FAIL_SIZE);
+  if (!to) return;
+  store<u16>(to, <u16> generation, 2);
+  store<u32>(to, index, 4);
+}
+
+/** Hands a client's packet that arrived here to the new primary. */
+export function writeRaw(packet: usize, length: u32): void {
+  const to = begin(null, RecordType.Raw, 0, RAW_HEAD + length);
+  if (!to) return;
+  store<u32>(to, length, 8);
+  memory.copy(to + RAW_HEAD, packet, length);
+  count(Counter.Relayed);
+}
+
+/** Writes the progress (primary) or the reports (standby) that are due, each record once. */
+export function flushDirty(): void {
+  const s = state();
+  for (let i: u32 = 0; i < PROGRESS_PER_MESSAGE && s.dirtyHead; i++) {
+    if (s.bodyUsed + PROGRESS_SIZE > BODY_SIZE) return;
+    const c = at(takeDirty() - 1);
+    if (c.phase == Phase.Free) continue;
+    if (s.role == Role.Primary) {
+      if (!has(c, Flag.Hot)) continue;
+      const to = begin(c, RecordType.Progress, c.phase >= Phase.Open ? 1 : 0, PROGRESS_SIZE);
+      store<u32>(to, c.cliAck, 8);
+      store<u32>(to, c.cliWnd, 12);
+      store<u32>(to, c.cliTs, 16);
+      store<u32>(to, c.tsShown, 20);
+      store<u32>(to, c.ackShown, 24);
+      store<u32>(to, c.edgeShown, 28);
+      store<u32>(to, c.sndShown, 32);
+    } else if (s.role == Role.Standby) {
+      c.edgeReported = c.legAck + s.logLimit;
+      const to = begin(c, RecordType.Report, 0, REPORT_SIZE);
+      store<u32>(to, c.rcvNxt, 8);
+      store<u32>(to, c.edgeReported, 12);
+    }
+  }
+}

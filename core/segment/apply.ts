@@ -1,0 +1,228 @@
+/**
+ * apply.ts - what the peer says becomes our state
+ *
+ * Bodies are hostile until checked: every length is compared with what is left before it is used,
+ * every index with the table. See records.ts for the layout.
+ */
+import { LINGER_MS, PACKET_MAX } from "../limits";
+import { Commit, count, Counter, Role, state } from "../state";
+import { after, before, earlier, later } from "../wire/bytes";
+import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { markPump, occupy, release, startTimer, unprotect } from "../flow/lifecycle";
+import { find } from "../flow/table";
+import {
+  CLOSE_SIZE,
+  CloseHow,
+  DATA_HEAD,
+  FAIL_SIZE,
+  OPEN_SIZE,
+  PROGRESS_SIZE,
+  RAW_HEAD,
+  RecordType,
+  REPORT_SIZE,
+  writeFail,
+} from "../records";
+import { absorb } from "./feeder";
+import { fromClient } from "./client";
+import { resetServer } from "./output";
+
+/** Applies a whole body. Returns 0, or 1 + the offset of the first record that is not well formed. */
+export function applyBody(body: usize, length: u32): u32 {
+  let offset: u32 = 0;
+  while (offset < length) {
+    const left = length - offset;
+    const record = body + offset;
+    if (left < 8) return offset + 1;
+    const used = apply(record, left);
+    if (!used) return offset + 1;
+    count(Counter.PeerRecords);
+    offset += (used + 3) & ~3;
+  }
+  return 0;
+}
+
+/** The record this names, when it is in use and the same incarnation. */
+function named(record: usize): Connection | null {
+  const s = state();
+  const index = load<u32>(record, 4);
+  if (index >= s.capacity) return null;
+  const c = at(index);
+  if (c.phase == Phase.Free || c.generation != load<u16>(record, 2)) return null;
+  return c;
+}
+
+/** Applies one record; returns its size, 0 when it is not well formed. */
+function apply(record: usize, left: u32): u32 {
+  const s = state();
+  const standby = s.role == Role.Standby;
+  const flags: u32 = load<u8>(record, 1);
+  switch (<u32> load<u8>(record)) {
+    case RecordType.Open: {
+      if (left < OPEN_SIZE) return 0;
+      if (standby) applyOpen(record);
+      return OPEN_SIZE;
+    }
+    case RecordType.Data: {
+      if (left < DATA_HEAD) return 0;
+      const length = load<u32>(record, 12);
+      if (length > left - DATA_HEAD) return 0;
+      const c = named(record);
+      if (standby && c !== null && c.leg != Leg.Dead) {
+        absorb(c, load<u32>(record, 8), record + DATA_HEAD, length, (flags & 1) != 0);
+      }
+      return DATA_HEAD + length;
+    }
+    case RecordType.Progress: {
+      if (left < PROGRESS_SIZE) return 0;
+      const c = named(record);
+      if (standby && c !== null) applyProgress(c, record, flags);
+      return PROGRESS_SIZE;
+    }
+    case RecordType.Close: {
+      if (left < CLOSE_SIZE) return 0;
+      const c = named(record);
+      if (standby && c !== null) applyClose(c, flags);
+      return CLOSE_SIZE;
+    }
+    case RecordType.Report: {
+      if (left < REPORT_SIZE) return 0;
+      const c = named(record);
+      if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) applyReport(c, record);
+      return REPORT_SIZE;
+    }
+    case RecordType.Fail: {
+      const c = named(record);
+      if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
+        unprotect(
+          c,
+          flags >= 1 && flags <= <u32> Reason.StandbySilent ? flags : Reason.StandbyReset,
+        );
+        count(Counter.Unprotected);
+        c.flags |= Flag.AckClient;
+        markPump(c);
+      }
+      return FAIL_SIZE;
+    }
+    case RecordType.Raw: {
+      if (left < RAW_HEAD) return 0;
+      const length = load<u32>(record, 8);
+      if (length > left - RAW_HEAD || length > PACKET_MAX) return 0;
+      if (s.role == Role.Primary) fromClient(record + RAW_HEAD, length);
+      return RAW_HEAD + length;
+    }
+    default:
+      return 0;
+  }
+}
+
+function applyOpen(record: usize): void {
+  const s = state();
+  const index = load<u32>(record, 4);
+  const generation = load<u16>(record, 2);
+  if (index >= s.capacity) {
+    writeFail(index, generation, Reason.StandbyTableFull);
+    return;
+  }
+  const ports = load<u32>(record, 24);
+  const c0 = load<u32>(record, 8);
+  const c1 = load<u32>(record, 12);
+  const c2 = load<u32>(record, 16);
+  const c3 = load<u32>(record, 20);
+  drop(at(index));
+  const same = find(c0, c1, c2, c3, ports);
+  if (same) drop(at(same - 1));
+  const c = occupy(index, c0, c1, c2, c3, ports);
+  c.generation = generation;
+  c.phase = Phase.Half;
+  c.flags |= Flag.Fed | (<u32> load<u8>(record, 43) & 7);
+  c.irs = load<u32>(record, 28);
+  c.iss = load<u32>(record, 32);
+  c.cliMss = load<u16>(record, 36);
+  c.srvMss = load<u16>(record, 38);
+  const cliWs: u32 = load<u8>(record, 40);
+  const srvWs: u32 = load<u8>(record, 41);
+  c.cliWs = cliWs > 14 ? 14 : cliWs;
+  c.srvWs = srvWs > 14 ? 14 : srvWs;
+  c.synFlags = load<u8>(record, 42) & 0xc0;
+  c.synTs = load<u32>(record, 44);
+  c.cliTs = c.synTs;
+  c.tsShown = load<u32>(record, 48);
+  c.tsShownAt = s.now;
+  c.synWindow = load<u32>(record, 52) & 0xffff;
+  c.cliWnd = c.synWindow >>> c.cliWs;
+  c.rcvNxt = c.irs + 1;
+  c.logFrom = c.rcvNxt;
+  c.legAck = c.rcvNxt;
+  c.legNxt = c.rcvNxt;
+  c.ackShown = c.rcvNxt;
+  c.edgeShown = c.rcvNxt + (load<u32>(record, 56) & 0xffff);
+  c.legEdge = c.rcvNxt;
+  c.edgeReported = c.rcvNxt + s.logLimit;
+  c.sndNxt = c.iss + 1;
+  c.sndShown = c.sndNxt;
+  c.cliAck = c.iss;
+  c.legUna = c.iss;
+  c.parkBase = c.sndNxt;
+  c.parkEnd = c.sndNxt;
+  count(Counter.Opened);
+  markPump(c);
+}
+
+/** Frees a record of a standby; its server learns of it when it would not otherwise. */
+function drop(c: Connection): void {
+  if (c.phase == Phase.Free) return;
+  if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
+    const finished = has(c, Flag.ClientFin | Flag.ServerFin) && after(c.legAck, c.finSeq) &&
+      after(c.legUna, c.srvFin);
+    if (!finished) resetServer(c);
+  }
+  release(c);
+}
+
+function applyProgress(c: Connection, record: usize, flags: u32): void {
+  const s = state();
+  c.seenAt = s.now;
+  c.cliAck = later(c.cliAck, load<u32>(record, 8));
+  const window = load<u32>(record, 12) & 0xffff;
+  if (window != c.cliWnd) {
+    c.cliWnd = window;
+    c.flags |= Flag.WindowMoved;
+  }
+  c.cliTs = later(c.cliTs, load<u32>(record, 16));
+  const shown = load<u32>(record, 20);
+  if (!before(shown, c.tsShown)) {
+    c.tsShown = shown;
+    c.tsShownAt = s.now;
+  }
+  c.ackShown = later(c.ackShown, load<u32>(record, 24));
+  c.edgeShown = later(c.edgeShown, load<u32>(record, 28));
+  c.sndShown = later(c.sndShown, load<u32>(record, 32));
+  if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
+  markPump(c);
+}
+
+function applyClose(c: Connection, how: u32): void {
+  count(Counter.Closed);
+  if (how == CloseHow.Normal) {
+    // The local server may be a moment behind; it gets the usual time to finish.
+    c.phase = Phase.Closed;
+    startTimer(c, state().now + LINGER_MS);
+    if (c.leg == Leg.Dead) release(c);
+    return;
+  }
+  drop(c);
+}
+
+function applyReport(c: Connection, record: usize): void {
+  const s = state();
+  c.peerNxt = later(c.peerNxt, earlier(load<u32>(record, 8), c.rcvNxt));
+  const edge = load<u32>(record, 12);
+  // A promise may not be larger than what can be meant: 1 GiB is the largest window there is.
+  if (<u32> (edge - c.peerNxt) <= 1 << 30) c.peerEdge = later(c.peerEdge, edge);
+  const showable = s.commitMode == Commit.Ack ? earlier(c.legAck, c.peerNxt) : c.ackShown;
+  const widen = after(earlier(c.legEdge, c.peerEdge), c.edgeShown + 2 * c.srvMss);
+  if (after(showable, c.ackShown) || widen) {
+    c.flags |= Flag.AckClient;
+    markPump(c);
+  }
+}

@@ -1,0 +1,264 @@
+/**
+ * feeder.ts - playing the client towards the local kernel
+ *
+ * Theory of operation
+ * A standby's server must read what the primary's reads and write what it writes, though no client
+ * ever speaks to it. The feeder opens the connection with the client's own SYN, sends the input log
+ * in order within the kernel's window, and acknowledges output up to what the client has
+ * acknowledged - never past what this kernel has sent. Octets the client acknowledged before our
+ * server produced them are acknowledged the moment they appear. After a takeover the same feeder
+ * goes on until log and output have caught up; then the connection is direct.
+ *
+ *   leg None --SYN--> SynSent --SYN-ACK--> SynAck --client's ACK known--> Open
+ *                        |RST: tries used up                     |RST, no progress
+ *                        +---------------> Dead <----------------+
+ *
+ * The link is a TUN device: lossless but for full queues, so there is no congestion control; a
+ * timer with go-back-N (FEED_RTO_*) covers what is dropped.
+ *
+ * Sources: RFC 9293 sections 3.8.1 and 3.8.6.1, RFC 7323 section 4.
+ */
+import {
+  FEED_RTO_MAX_MS,
+  FEED_RTO_MIN_MS,
+  FEED_SYN_TRIES,
+  FEED_TRIES,
+  SUPER_SEGMENT,
+} from "../limits";
+import { count, Counter, Role, state } from "../state";
+import { after, before, earlier, later } from "../wire/bytes";
+import { ACK, FIN, PSH } from "../wire/packet";
+import { Connection, Flag, has, indexOf, Leg, Phase, Reason } from "../flow/connection";
+import {
+  inputLog,
+  markDirty,
+  markPump,
+  parkedFlight,
+  startTimer,
+  stopTimer,
+  unprotect,
+} from "../flow/lifecycle";
+import { clear, read, trim } from "../stream/chain";
+import { clearRanges, cover } from "../stream/ranges";
+import { writeFail } from "../records";
+import {
+  ackClient,
+  APP,
+  clientSegmentSize,
+  complete,
+  hasRoom,
+  make,
+  optionLength,
+  resetServer,
+  sendSyn,
+  tcpOf,
+  toServer,
+  writeTimestamps,
+} from "./output";
+
+/** The leg cannot go on: its server died, refused, or disagrees. */
+export function failLeg(c: Connection, reason: Reason): void {
+  if (c.leg == Leg.Dead) return;
+  if (c.leg >= Leg.SynAck && reason != Reason.StandbyReset) resetServer(c);
+  c.leg = Leg.Dead;
+  stopTimer(c);
+  clear(inputLog(c));
+  clear(parkedFlight(c));
+  clearRanges(c);
+  count(Counter.FeederRefused);
+  unprotect(c, reason);
+  if (state().role == Role.Standby) writeFail(indexOf(c), c.generation, reason);
+}
+
+/**
+ * Takes a piece of the client's stream into the log. Returns false when it cannot be kept, after
+ * which the leg is failed.
+ */
+export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: bool): bool {
+  if (c.leg == Leg.Dead) return false;
+  const end = seq + length;
+  const limit = c.legAck + state().logLimit + 131072;
+  if (length && after(end, limit)) {
+    // More than we promised to keep; the sender cannot have been told that it may.
+    failLeg(c, Reason.LogMemory);
+    return false;
+  }
+  const fresh = cover(c, seq, end, from, inputLog(c));
+  if (fresh < 0) {
+    failLeg(c, fresh == -1 ? Reason.LogMemory : Reason.TooManyRanges);
+    return false;
+  }
+  c.bytesIn += <u64> fresh;
+  if (fin) noteClientFin(c, end);
+  if (has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq) c.rcvNxt++;
+  markPump(c);
+  return true;
+}
+
+/** The client's stream ends at `seq`. */
+export function noteClientFin(c: Connection, seq: u32): void {
+  if (has(c, Flag.ClientFin)) return;
+  c.flags |= Flag.ClientFin;
+  c.finSeq = seq;
+  if (c.phase == Phase.Open) c.phase = Phase.Closing;
+}
+
+/** True when the local server has everything the client said and the client all it has sent. */
+export function hasCaughtUp(c: Connection): bool {
+  return c.leg == Leg.Open && c.legAck == c.rcvNxt && !c.range && !after(c.cliAck, c.sndNxt) &&
+    c.parkBase == c.parkEnd;
+}
+
+function sendToServer(c: Connection, flags: u32, seq: u32, ack: u32, length: u32): void {
+  const options = optionLength(c);
+  const packet = make(c, APP, flags, seq, ack - c.issDelta, c.cliWnd, options);
+  const tcp = tcpOf(packet);
+  if (options) writeTimestamps(tcp + 20, c.cliTs, c.legTs);
+  if (length) read(inputLog(c), seq, tcp + 20 + options, length);
+  toServer(packet, complete(packet, length, clientSegmentSize(c)));
+  c.legUna = ack;
+}
+
+/** Does for one connection what is due: SYN, octets, FIN, ACK to the server, ACK to the client. */
+export function pump(c: Connection): void {
+  const s = state();
+  if (c.phase == Phase.Free || c.leg == Leg.Dead) return;
+  if (!hasRoom()) {
+    markPump(c);
+    return;
+  }
+  if (!has(c, Flag.Fed)) {
+    if (has(c, Flag.AckClient)) ackClient(c);
+    return;
+  }
+  if (c.leg == Leg.None) {
+    c.leg = Leg.SynSent;
+    c.rtoMs = FEED_RTO_MIN_MS;
+    sendSyn(c);
+    startTimer(c, s.now + c.rtoMs);
+  }
+  if (c.leg == Leg.SynAck && after(c.cliAck, c.iss)) {
+    c.leg = Leg.Open;
+    c.flags |= Flag.ForceAck;
+  }
+  if (c.leg == Leg.Open) feed(c);
+  if (s.role == Role.Primary) {
+    if (has(c, Flag.AckClient)) ackClient(c);
+    if (hasCaughtUp(c)) {
+      c.flags &= ~(<u32> Flag.Fed);
+      clear(inputLog(c));
+      clear(parkedFlight(c));
+      if (c.phase < Phase.Closed) stopTimer(c);
+    }
+  } else if (
+    s.commitMode != 0 || <i32> (c.legAck + s.logLimit - c.edgeReported) >= <i32> (s.logLimit >>> 2)
+  ) {
+    markDirty(c);
+  }
+}
+
+function feed(c: Connection): void {
+  const s = state();
+  const ended = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1;
+  const dataEnd = ended ? c.finSeq : c.rcvNxt;
+  const stop = earlier(dataEnd, later(c.legEdge, c.legNxt));
+  const ack = earlier(c.cliAck, c.sndNxt);
+  let sent = false;
+  while (before(c.legNxt, stop)) {
+    if (!hasRoom()) {
+      markPump(c);
+      return;
+    }
+    const left = stop - c.legNxt;
+    const length = left < SUPER_SEGMENT ? left : SUPER_SEGMENT;
+    sendToServer(c, ACK | PSH, c.legNxt, ack, length);
+    c.legNxt += length;
+    sent = true;
+  }
+  if (ended && c.legNxt == c.finSeq && hasRoom()) {
+    sendToServer(c, ACK | FIN, c.legNxt, ack, 0);
+    c.legNxt++;
+    sent = true;
+  }
+  if (!sent && (after(ack, c.legUna) || (c.flags & (Flag.ForceAck | Flag.WindowMoved)) != 0)) {
+    sendToServer(c, ACK, c.legNxt, ack, 0);
+  }
+  c.flags &= ~(<u32> (Flag.ForceAck | Flag.WindowMoved));
+  if (c.legNxt != c.legAck) {
+    if (!has(c, Flag.Timer)) {
+      c.rtoMs = FEED_RTO_MIN_MS;
+      startTimer(c, s.now + c.rtoMs);
+    }
+  } else if (before(c.legNxt, dataEnd)) {
+    // The kernel's window is closed: probe it now and then, as its update may have been dropped.
+    if (!has(c, Flag.Timer)) startTimer(c, s.now + FEED_RTO_MAX_MS);
+  }
+  // What the client has need not be parked.
+  if (after(c.cliAck, c.parkBase)) {
+    c.parkBase = c.cliAck;
+    if (!before(c.cliAck, c.parkEnd)) {
+      c.parkEnd = c.cliAck;
+      clear(parkedFlight(c));
+    } else trim(parkedFlight(c), c.parkBase);
+  }
+}
+
+/** The local kernel has acknowledged input up to `ack` and takes octets up to `edge`. */
+export function onServerAck(c: Connection, ack: u32, edge: u32): void {
+  c.legEdge = later(c.legEdge, edge);
+  if (!after(ack, c.legAck) || after(ack, c.rcvNxt)) return;
+  c.legAck = ack;
+  if (after(ack, c.legNxt)) c.legNxt = ack;
+  c.tries = 0;
+  if (ack == c.rcvNxt && !c.range) clear(inputLog(c));
+  else trim(inputLog(c), ack);
+  if (c.leg == Leg.Open && has(c, Flag.Timer)) {
+    c.rtoMs = FEED_RTO_MIN_MS;
+    if (c.legNxt == ack) stopTimer(c);
+    else c.timerAt = state().now + c.rtoMs;
+  }
+}
+
+/** The feeder's timer ran out. */
+export function onFeederTimeout(c: Connection): void {
+  const s = state();
+  count(Counter.FeederTimeouts);
+  c.rtoMs = c.rtoMs << 1;
+  if (c.rtoMs < FEED_RTO_MIN_MS) c.rtoMs = FEED_RTO_MIN_MS;
+  if (c.rtoMs > FEED_RTO_MAX_MS) c.rtoMs = FEED_RTO_MAX_MS;
+  c.tries++;
+  if (c.leg == Leg.SynSent) {
+    if (c.tries > FEED_SYN_TRIES) {
+      failLeg(c, Reason.StandbyRefused);
+      return;
+    }
+    if (hasRoom()) sendSyn(c);
+    startTimer(c, s.now + c.rtoMs);
+    return;
+  }
+  if (c.leg != Leg.Open) return;
+  if (c.legNxt != c.legAck) {
+    if (before(c.legAck, c.logFrom)) {
+      // After a change of roles the octets before logFrom are the kernel's own affair: it had them.
+      if (c.tries > 20) failLeg(c, Reason.LegStalled);
+      else startTimer(c, s.now + c.rtoMs);
+      return;
+    }
+    if (c.tries > FEED_TRIES) {
+      failLeg(c, Reason.LegStalled);
+      return;
+    }
+    c.legNxt = c.legAck;
+  } else {
+    c.tries = 0;
+    c.flags |= Flag.ForceAck;
+  }
+  startTimer(c, s.now + c.rtoMs);
+  markPump(c);
+}
+
+/** Keeps the timestamp clock that the client sees: never backwards, same tick (DESIGN 5.8). */
+export function noteServerTimestamp(c: Connection, value: u32): void {
+  c.legTs = value;
+  c.legTsAt = state().now;
+}

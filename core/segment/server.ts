@@ -1,0 +1,367 @@
+/**
+ * server.ts - a packet from the local server's side
+ *
+ *   server ── hf-app ──> parse ──> known? ──no──> primary: pass; standby: drop
+ *                                    │yes
+ *        SYN-ACK: ISS, options ──────┤ learn issDelta; announce the connection to the standby
+ *        SEG.ACK, window ────────────┤ what the server has taken (feeder, clamp)
+ *                                    ├─ primary: into client space, ACK and window as we may show
+ *                                    │           them, then out when committed ──> hf-net
+ *                                    └─ standby: octets into the parked flight, nothing leaves
+ */
+import { LINGER_MS, PARKED_MAX } from "../limits";
+import { Commit, count, Counter, isServed, Role, state } from "../state";
+import { after, before, get16, later } from "../wire/bytes";
+import {
+  ACK,
+  FIN,
+  isFromService,
+  Kind,
+  parse,
+  RST,
+  setAck,
+  setSeq,
+  setTcp32,
+  setTcp8,
+  setWindow,
+  SYN,
+  tsVal,
+  View,
+  view,
+} from "../wire/packet";
+import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import {
+  markDirty,
+  markPump,
+  parkedFlight,
+  release,
+  startTimer,
+  stopTimer,
+  unprotect,
+} from "../flow/lifecycle";
+import { find } from "../flow/table";
+import { write } from "../stream/chain";
+import { CloseHow, writeClose, writeOpen } from "../records";
+import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
+import { checkClosed } from "./client";
+import { noteShown, sendSynAck, shownAck, shownEdge, toClient, windowField } from "./output";
+import { alignTimestamps } from "./takeover";
+
+/** Takes one packet that came from hf-app. */
+export function fromServer(packet: usize, length: u32): void {
+  const s = state();
+  count(Counter.FromServer);
+  if (s.role == Role.Silent) {
+    count(Counter.Swallowed);
+    return;
+  }
+  const kind = parse(packet, length);
+  const v = view();
+  if (kind == Kind.Malformed) {
+    count(Counter.Malformed);
+    return;
+  }
+  if (!isFromService(v)) {
+    count(Counter.NotOurs);
+    return;
+  }
+  const primary = s.role == Role.Primary;
+  if (kind != Kind.Tcp || !isServed(v.sourcePort)) {
+    if (primary) toClient(packet, length);
+    return;
+  }
+  const destination = v.ip + (v.family == 4 ? 16 : 24);
+  const v6 = v.family == 6;
+  const index = find(
+    load<u32>(destination),
+    v6 ? load<u32>(destination, 4) : 0,
+    v6 ? load<u32>(destination, 8) : 0,
+    v6 ? load<u32>(destination, 12) : 0,
+    v.destinationPort | (v.sourcePort << 16),
+  );
+  if (!index) {
+    if (primary) toClient(packet, length);
+    return;
+  }
+  const c = at(index - 1);
+  c.seenAt = s.now;
+  if ((v.flags & (SYN | ACK)) == (SYN | ACK)) onSynAck(c, v, primary);
+  else if (v.flags & RST) onReset(c, v, primary);
+  else if ((v.flags & ACK) != 0 && c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
+    onSegment(c, v, primary);
+  } else if (primary && !has(c, Flag.Fed)) toClient(v.at, v.length);
+}
+
+function onSynAck(c: Connection, v: View, primary: bool): void {
+  if (c.leg >= Leg.SynAck && v.seq + c.issDelta == c.iss && v.ack == c.irs + 1) {
+    // The same SYN-ACK again.
+    if (c.leg == Leg.Open || !primary) {
+      if (c.leg == Leg.Open && has(c, Flag.Fed)) {
+        c.flags |= Flag.ForceAck;
+        markPump(c);
+        return;
+      }
+      if (!primary) return;
+    }
+    if (has(c, Flag.Fed)) sendSynAck(c);
+    else {
+      if (c.issDelta) setSeq(v, c.iss);
+      if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt, tsVal(v) + c.tsDelta);
+      clampMss(v);
+      toClient(v.at, v.length);
+    }
+    return;
+  }
+  if (c.leg == Leg.SynSent && v.ack == c.irs + 1) {
+    if (has(c, Flag.Fed)) learnLeg(c, v, primary);
+    else learnClientSpace(c, v);
+    return;
+  }
+  // The kernel has forgotten this connection and takes the client's new SYN for a fresh start.
+  if (primary && !has(c, Flag.Fed) && v.ack == c.synIss + 1) {
+    if (has(c, Flag.Hot)) writeClose(c, CloseHow.Dropped, 0);
+    release(c);
+  }
+  if (primary) toClient(v.at, v.length);
+}
+
+/** This kernel's SYN-ACK is the first the client sees: its ISS becomes ISS.client. */
+function learnClientSpace(c: Connection, v: View): void {
+  const s = state();
+  c.iss = v.seq;
+  c.issDelta = 0;
+  c.tsDelta = 0;
+  c.phase = Phase.Half;
+  c.leg = Leg.SynAck;
+  agree(c, v);
+  clampMss(v);
+  c.srvMss = v.mssAt ? get16(v.tcp + v.mssAt) : 536;
+  c.srvWs = c.legWs;
+  c.sndNxt = v.seq + 1;
+  c.sndShown = c.sndNxt;
+  c.cliAck = v.seq;
+  c.legUna = v.seq;
+  c.parkBase = c.sndNxt;
+  c.parkEnd = c.sndNxt;
+  c.ackShown = c.irs + 1;
+  c.legAck = c.irs + 1;
+  c.legEdge = c.irs + 1 + v.window;
+  c.edgeShown = c.legEdge;
+  c.cliWnd = c.synWindow >>> c.cliWs;
+  if (v.tsAt) {
+    noteServerTimestamp(c, tsVal(v));
+    c.tsShown = c.legTs;
+    c.tsShownAt = s.now;
+  }
+  if (c.reason != Reason.None) {
+    toClient(v.at, v.length);
+    return;
+  }
+  if (s.standbyReady && writeOpen(c)) {
+    c.flags |= Flag.Hot;
+    c.peerNxt = c.rcvNxt;
+    c.peerEdge = c.rcvNxt + s.peerLogLimit;
+  } else {
+    unprotect(c, Reason.NoStandby);
+    count(Counter.Unprotected);
+  }
+  toClient(v.at, v.length);
+}
+
+/** What both ends agreed on: an option counts only when the SYN-ACK repeats it. */
+function agree(c: Connection, v: View): void {
+  if (!v.tsAt) c.flags &= ~(<u32> Flag.TsOk);
+  if (!v.hasSackPermitted) c.flags &= ~(<u32> Flag.SackOk);
+  if (v.wsAt && has(c, Flag.WsOk)) {
+    const scale: u32 = load<u8>(v.tcp + v.wsAt);
+    c.legWs = scale > 14 ? 14 : scale;
+  } else {
+    c.flags &= ~(<u32> Flag.WsOk);
+    c.cliWs = 0;
+    c.legWs = 0;
+  }
+}
+
+/** Our server answered the feeder's SYN: now both spaces are known. */
+function learnLeg(c: Connection, v: View, primary: bool): void {
+  const s = state();
+  const stamped = has(c, Flag.TsOk);
+  if (
+    stamped != (v.tsAt != 0) || has(c, Flag.SackOk) != (v.hasSackPermitted != 0) ||
+    has(c, Flag.WsOk) != (v.wsAt != 0)
+  ) {
+    c.leg = Leg.SynAck;
+    c.issDelta = c.iss - v.seq;
+    failLeg(c, Reason.StandbyDiffers);
+    return;
+  }
+  if (v.wsAt) {
+    const scale: u32 = load<u8>(v.tcp + v.wsAt);
+    c.legWs = scale > 14 ? 14 : scale;
+  }
+  c.issDelta = c.iss - v.seq;
+  c.leg = Leg.SynAck;
+  c.sndNxt = c.iss + 1;
+  c.legUna = c.iss;
+  c.parkBase = c.sndNxt;
+  c.parkEnd = c.sndNxt;
+  c.legAck = c.irs + 1;
+  c.legNxt = c.legAck;
+  c.legEdge = c.legAck + v.window;
+  c.tries = 0;
+  stopTimer(c);
+  if (stamped) {
+    noteServerTimestamp(c, tsVal(v));
+    alignTimestamps(c);
+  }
+  if (primary && c.phase == Phase.Half) sendSynAck(c);
+  markPump(c);
+  if (!primary) s.hotCount++;
+}
+
+/** Lowers the MSS a client is told to what every replica can carry. */
+function clampMss(v: View): void {
+  const s = state();
+  if (!s.mssMax || !v.mssAt || get16(v.tcp + v.mssAt) <= s.mssMax) return;
+  setTcp8(v, v.mssAt, s.mssMax >>> 8);
+  setTcp8(v, v.mssAt + 1, s.mssMax & 0xff);
+  count(Counter.MssClamped);
+}
+
+function onReset(c: Connection, v: View, primary: bool): void {
+  const s = state();
+  if (!primary) {
+    // A full backlog may refuse now and take the next SYN: the feeder's timer tries again.
+    if (c.leg == Leg.SynSent) return;
+    if (c.phase != Phase.Closed) failLeg(c, Reason.StandbyReset);
+    return;
+  }
+  if (c.phase == Phase.Syn) {
+    toClient(v.at, v.length);
+    release(c);
+    return;
+  }
+  if (c.leg == Leg.SynSent) return;
+  setSeq(v, v.seq + c.issDelta);
+  if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt, tsVal(v) + c.tsDelta);
+  if (v.flags & ACK) setAck(v, later(v.ack, c.ackShown));
+  if (c.phase != Phase.Closed) {
+    if (has(c, Flag.Hot)) writeClose(c, CloseHow.ServerReset, 0);
+    c.flags |= Flag.ServerReset;
+    c.flags &= ~(<u32> (Flag.Hot | Flag.Fed));
+    c.phase = Phase.Closed;
+    count(Counter.Closed);
+  }
+  startTimer(c, s.now + LINGER_MS);
+  toClient(v.at, v.length);
+}
+
+function onSegment(c: Connection, v: View, primary: bool): void {
+  const s = state();
+  const seq = v.seq + c.issDelta;
+  const fin = (v.flags & FIN) != 0;
+  const end = seq + v.payloadLength + (fin ? 1 : 0);
+  const fed = has(c, Flag.Fed);
+  const hot = has(c, Flag.Hot);
+  if (!fed && !hot) c.rcvNxt = later(c.rcvNxt, v.ack);
+  onServerAck(c, v.ack, v.ack + (v.window << c.legWs));
+  if (v.tsAt) {
+    const value = tsVal(v);
+    if (!before(value, c.legTs)) noteServerTimestamp(c, value);
+  }
+  const fresh = after(end, c.sndNxt);
+  if (fresh) {
+    c.bytesOut += <u64> (end - c.sndNxt);
+    c.sndNxt = end;
+  }
+  if (fin && !has(c, Flag.ServerFin)) {
+    c.flags |= Flag.ServerFin;
+    c.srvFin = end - 1;
+    if (c.phase == Phase.Open) c.phase = Phase.Closing;
+  }
+  if (fed) {
+    // A probe or a repetition of what was acknowledged asks for an ACK.
+    if (!fresh && (v.payloadLength || fin || before(seq, c.sndNxt))) c.flags |= Flag.ForceAck;
+    markPump(c);
+  }
+  if (!primary) {
+    if (v.payloadLength) park(c, seq, v.payload, v.payloadLength);
+    return;
+  }
+  if (fed) {
+    if ((v.payloadLength || fin) && !after(end, c.cliAck)) return; // the client has all of it
+    if (!v.payloadLength && !fin) {
+      // Acknowledges the feeder; the client cares only for what it has not been shown.
+      if (!after(shownEdge(c), c.edgeShown) && !after(shownAck(c), c.ackShown)) return;
+    }
+    if (after(end, c.parkEnd) && c.parkBase == c.parkEnd) {
+      c.parkBase = end;
+      c.parkEnd = end;
+    }
+  }
+  if (c.issDelta) setSeq(v, seq);
+  if (v.tsAt) {
+    const value = tsVal(v) + c.tsDelta;
+    const shown = before(value, c.tsShown) && fed ? c.tsShown : value;
+    if (c.tsDelta || shown != value) setTcp32(v, v.tsAt, shown);
+    if (after(shown, c.tsShown)) {
+      c.tsShown = shown;
+      c.tsShownAt = s.now;
+    }
+  }
+  // ACK and window as the client may see them; on an unclamped direct connection as they are.
+  const ack = shownAck(c);
+  const edge = shownEdge(c);
+  if (
+    ack != v.ack || c.legWs != c.srvWs ||
+    edge - (v.ack + (v.window << c.legWs)) + (1 << c.srvWs) > 2 << c.srvWs
+  ) {
+    const window = windowField(c, ack, edge);
+    if (
+      s.commitMode == Commit.Ack && hot && ack != v.ack && !v.payloadLength && !fin &&
+      ack == c.ackShown && !after(ack + (window << c.srvWs), c.edgeShown)
+    ) {
+      // Clamped to what it already said it would only be a duplicate ACK (RFC 5681 section 2).
+      count(Counter.AcksDropped);
+      return;
+    }
+    if (v.ack != ack) setAck(v, ack);
+    if (v.window != window) setWindow(v, window);
+  }
+  noteShown(c, ack, v.window);
+  if (after(end, c.sndShown)) {
+    c.sndShown = end;
+    if (hot) markDirty(c);
+  }
+  checkClosed(c);
+  if (fed && hasCaughtUp(c)) markPump(c);
+  toClient(v.at, v.length);
+}
+
+/** Keeps what our server has said and the client may lack. */
+function park(c: Connection, seq: u32, from: usize, length: u32): void {
+  const end = seq + length;
+  if (!after(end, c.cliAck)) return;
+  if (before(c.parkEnd, c.cliAck)) {
+    c.parkBase = c.cliAck;
+    c.parkEnd = c.cliAck;
+  }
+  if (c.parkBase == c.parkEnd && after(seq, c.parkEnd)) {
+    // Octets before it were lost on the way here; the kernel will repeat them after a takeover.
+    c.parkBase = seq;
+    c.parkEnd = seq;
+  }
+  if (after(seq, c.parkEnd) || !after(end, c.parkEnd)) return;
+  const skip = c.parkEnd - seq;
+  if (end - c.parkBase > PARKED_MAX) {
+    count(Counter.ParkedOverflow);
+    return;
+  }
+  const chain = parkedFlight(c);
+  if (!write(chain, c.parkEnd, from + skip, length - skip)) {
+    count(Counter.ParkedOverflow);
+    return;
+  }
+  c.parkEnd = end;
+  count(Counter.ParkedSegments);
+}

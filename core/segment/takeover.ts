@@ -1,0 +1,215 @@
+/**
+ * takeover.ts - changes of role
+ *
+ *   promote()   standby -> primary: every record becomes able to speak; nothing is sent yet (P7)
+ *   speak()     after the address is ours: the parked flight, a SYN-ACK, or an ACK for each record
+ *   demote()    primary -> standby, in a planned switch: the local server goes on as a replica
+ *
+ * After promote() a connection stays "fed" until its server has read all of the log and produced
+ * all the client has acknowledged; most are direct at once.
+ */
+import { FEED_RTO_MIN_MS, HALF_OPEN_MS, SUPER_SEGMENT, TS_SLACK_MS } from "../limits";
+import { count, Counter, Role, state } from "../state";
+import { after, before, later } from "../wire/bytes";
+import { FIN } from "../wire/packet";
+import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import {
+  markDirty,
+  markPump,
+  parkedFlight,
+  rebuildFree,
+  release,
+  startTimer,
+  unprotect,
+} from "../flow/lifecycle";
+import { clear, read } from "../stream/chain";
+import {
+  ackClient,
+  clientSegmentSize,
+  complete,
+  hasRoom,
+  makeOutput,
+  optionLength,
+  resetServer,
+  sendSynAck,
+  tcpOf,
+  toClient,
+} from "./output";
+import { pump } from "./feeder";
+
+/**
+ * Sets tsDelta so that our server's clock goes on where the client's picture of it stands: what the
+ * primary showed last, plus the time since, plus a slack for the way that news took.
+ */
+export function alignTimestamps(c: Connection): void {
+  const s = state();
+  const clientNow = c.tsShown + (s.now - c.tsShownAt) + TS_SLACK_MS;
+  const legNow = c.legTs + (s.now - c.legTsAt);
+  const delta = clientNow - legNow;
+  if (c.tsDelta == 0 || after(delta, c.tsDelta)) c.tsDelta = delta;
+}
+
+/**
+ * The standby becomes primary. With `peerStays` the old primary goes on as our standby (planned
+ * switch) and connections stay protected. Returns the number of connections taken over.
+ */
+export function promote(peerStays: bool): u32 {
+  const s = state();
+  s.role = Role.Primary;
+  s.standbyReady = peerStays ? 1 : 0;
+  s.committedSeq = s.messageSeq - 1;
+  s.inputSeq = s.committedSeq;
+  s.openSeq = s.committedSeq;
+  let taken: u32 = 0;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase == Phase.Free) continue;
+    if (c.leg == Leg.Dead || c.leg == Leg.None) {
+      // Our server never had it or lost it: the client's next segment is answered with a RST.
+      release(c);
+      continue;
+    }
+    taken++;
+    if (has(c, Flag.TsOk) && c.leg >= Leg.SynAck) {
+      alignTimestamps(c);
+      c.tsShown += s.now - c.tsShownAt + TS_SLACK_MS;
+      c.tsShownAt = s.now;
+    }
+    if (peerStays) {
+      c.flags |= Flag.Hot;
+      c.peerNxt = c.rcvNxt;
+      c.peerEdge = c.rcvNxt + s.peerLogLimit;
+    } else {
+      c.reason = Reason.StandbyLost;
+      c.flags &= ~(<u32> Flag.Hot);
+    }
+    if (c.phase == Phase.Half && !has(c, Flag.Timer)) startTimer(c, s.now + HALF_OPEN_MS);
+  }
+  rebuildFree();
+  s.speakNext = 0;
+  return taken;
+}
+
+/** Speaks for records not spoken for yet, as many as fit this pass; true when more remain. */
+export function speak(): bool {
+  const s = state();
+  while (s.speakNext < s.highWater) {
+    if (!hasRoom()) return true;
+    const c = at(s.speakNext);
+    if (c.phase != Phase.Free && c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
+      if (c.phase == Phase.Half) sendSynAck(c);
+      else if (!speakFor(c)) return true;
+      pump(c);
+    }
+    s.speakNext++;
+  }
+  return false;
+}
+
+function speakFor(c: Connection): bool {
+  if (before(c.parkBase, c.cliAck)) {
+    c.parkBase = c.cliAck;
+    if (before(c.parkEnd, c.cliAck)) c.parkEnd = c.cliAck;
+  }
+  if (c.parkBase == c.parkEnd) {
+    clear(parkedFlight(c));
+    // The server's FIN alone may be in flight.
+    if (has(c, Flag.ServerFin) && !after(c.cliAck, c.srvFin) && c.parkEnd == c.srvFin) {
+      const packet = makeOutput(c, c.srvFin, FIN);
+      c.sndShown = later(c.sndShown, c.srvFin + 1);
+      toClient(packet, complete(packet, 0, 65535));
+    } else if (c.phase < Phase.Closed) ackClient(c);
+    return true;
+  }
+  while (before(c.parkBase, c.parkEnd)) {
+    if (!hasRoom()) return false;
+    const left = c.parkEnd - c.parkBase;
+    const length = left < SUPER_SEGMENT ? left : SUPER_SEGMENT;
+    const last = length == left && has(c, Flag.ServerFin) && c.parkEnd == c.srvFin;
+    const packet = makeOutput(c, c.parkBase, last ? FIN : 0);
+    read(parkedFlight(c), c.parkBase, tcpOf(packet) + 20 + optionLength(c), length);
+    toClient(packet, complete(packet, length, clientSegmentSize(c)));
+    c.parkBase += length;
+    c.sndShown = later(c.sndShown, c.parkBase + (last ? 1 : 0));
+  }
+  clear(parkedFlight(c));
+  return true;
+}
+
+/** The primary becomes the standby of its former standby (planned switch). */
+export function demote(): void {
+  const s = state();
+  s.role = Role.Standby;
+  s.standbyReady = 0;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase == Phase.Free) continue;
+    if (!has(c, Flag.Hot)) {
+      // Unknown to the new primary: its end here is explicit, not a zombie.
+      if (c.leg >= Leg.SynAck && c.phase < Phase.Closed) resetServer(c);
+      release(c);
+      continue;
+    }
+    c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient));
+    c.tries = 0;
+    if (has(c, Flag.Fed)) continue;
+    c.flags |= Flag.Fed;
+    c.logFrom = c.rcvNxt;
+    c.legNxt = c.rcvNxt;
+    c.legUna = c.cliAck;
+    c.parkBase = c.sndNxt;
+    c.parkEnd = c.sndNxt;
+    c.edgeReported = c.legAck + s.logLimit;
+    if (c.legNxt != c.legAck && c.leg == Leg.Open) {
+      c.rtoMs = FEED_RTO_MIN_MS;
+      startTimer(c, s.now + c.rtoMs);
+    }
+    markPump(c);
+  }
+}
+
+/** The standby is gone: its connections are unprotected, and nothing waits for it. */
+export function standbyLost(): void {
+  const s = state();
+  s.standbyReady = 0;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase == Phase.Free || !has(c, Flag.Hot)) continue;
+    unprotect(c, Reason.StandbyLost);
+    count(Counter.Unprotected);
+    c.flags |= Flag.AckClient;
+    markPump(c);
+  }
+}
+
+/** A standby is there; connections that begin from now on are protected. */
+export function standbyJoined(peerLogLimit: u32): void {
+  const s = state();
+  s.peerLogLimit = peerLogLimit;
+  s.committedSeq = s.messageSeq - 1;
+  s.inputSeq = s.committedSeq;
+  s.openSeq = s.committedSeq;
+  s.standbyReady = 1;
+}
+
+/** Every record is told to the standby in the next messages: before a planned switch. */
+export function markAll(): void {
+  const s = state();
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase != Phase.Free && has(c, Flag.Hot)) markDirty(c);
+  }
+}
+
+/** Forgets every connection; with `reset` the local kernel is told. */
+export function forgetAll(reset: bool): void {
+  const s = state();
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase == Phase.Free) continue;
+    if (reset && c.leg >= Leg.SynAck && c.leg != Leg.Dead) resetServer(c);
+    release(c);
+  }
+  s.highWater = 0;
+  rebuildFree();
+}

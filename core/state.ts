@@ -1,0 +1,191 @@
+/**
+ * state.ts - the one service this instance serves: its settings, its place in memory, its counters
+ *
+ * Everything lies in linear memory at fixed places, so a caller in any runtime reads it with a
+ * DataView and nothing is allocated after `init()`. One instance of the module is one service.
+ *
+ *   0 .. 1 KiB     unused: a null pointer must not hit anything
+ *   state          class State below
+ *   counters       COUNTERS * u32, in the order of `Counter`
+ *   then           batch slots, output list, emit arena, hold ring, body, inbox, flow table,
+ *                  records, range nodes, reassembly, block links, blocks (see memory.ts)
+ */
+import { before } from "./wire/bytes";
+
+/** Who speaks for the service. */
+export const enum Role {
+  /** Speaks to nobody: packets of both sides are dropped. */
+  Silent = 0,
+  /** Plays the client towards its own server and parks what that one says. */
+  Standby = 1,
+  /** Speaks to the clients. */
+  Primary = 2,
+}
+
+/** When client-bound segments may leave (DESIGN 5.3). */
+export const enum Commit {
+  Strict = 0,
+  Ack = 1,
+}
+
+/** What happened how often; read by name through `counterName()`'s order in the runtime. */
+export const enum Counter {
+  Malformed = 0,
+  BadChecksum,
+  NotOurs,
+  FromClients,
+  ToClients,
+  FromServer,
+  ToServer,
+  Held,
+  Replicated,
+  Duplicates,
+  OutOfWindow,
+  ChallengedReset,
+  Unprotected,
+  TableFull,
+  OptionsRemoved,
+  MssClamped,
+  FeederTimeouts,
+  FeederRefused,
+  ParkedSegments,
+  ParkedOverflow,
+  AcksMade,
+  AcksDropped,
+  IcmpTranslated,
+  Fragments,
+  Opened,
+  Closed,
+  Refused,
+  Relayed,
+  PeerRecords,
+  Swallowed,
+  Count,
+}
+
+@unmanaged
+export class State {
+  role: u32 = 0;
+  commitMode: u32 = 0;
+  /** 4 or 6. */
+  family: u32 = 0;
+  /** Non-zero: connections that cannot be protected are refused, not passed. */
+  refuseUnprotectable: u32 = 0;
+  /** The service address, network byte order; IPv4 in the first word. */
+  v0: u32 = 0;
+  v1: u32 = 0;
+  v2: u32 = 0;
+  v3: u32 = 0;
+  /** Largest MSS any replica can carry; 0 means no clamp. */
+  mssMax: u32 = 0;
+  capacity: u32 = 0;
+  /** Octets of input kept for one connection. */
+  logLimit: u32 = 0;
+  /** The peer's own logLimit: what it will store before it reports anything. */
+  peerLogLimit: u32 = 0;
+  /** A standby is there, and what we send it counts. */
+  standbyReady: u32 = 0;
+  /** Number of the message that is being built; starts at 1. */
+  messageSeq: u32 = 0;
+  /** Number of the last message that carried something output may depend on. */
+  inputSeq: u32 = 0;
+  /** Number of the last message that carried a new connection. */
+  openSeq: u32 = 0;
+  /** The last message the standby has applied. */
+  committedSeq: u32 = 0;
+  /** Milliseconds of the caller's monotonic clock, mod 2^32. */
+  now: u32 = 0;
+  lastTick: u32 = 0;
+  // Places in memory.
+  netSlots: usize = 0;
+  appSlots: usize = 0;
+  outList: usize = 0;
+  emit: usize = 0;
+  hold: usize = 0;
+  body: usize = 0;
+  inbox: usize = 0;
+  flows: usize = 0;
+  flowMask: u32 = 0;
+  records: usize = 0;
+  ranges: usize = 0;
+  links: usize = 0;
+  blocks: usize = 0;
+  blockCount: u32 = 0;
+  reassembly: usize = 0;
+  /** Lengths of the packets in the batch slots: BATCH u32 for each side. */
+  netLengths: usize = 0;
+  appLengths: usize = 0;
+  // Fill levels.
+  outCount: u32 = 0;
+  emitUsed: u32 = 0;
+  /** Hold ring: next entry to release, next to write, octets in use, octets to free next pass. */
+  holdHead: u32 = 0;
+  holdTail: u32 = 0;
+  holdUsed: u32 = 0;
+  holdDone: u32 = 0;
+  holdCount: u32 = 0;
+  bodyUsed: u32 = 0;
+  freeRange: u32 = 0;
+  freeBlock: u32 = 0;
+  blocksFree: u32 = 0;
+  freeRecord: u32 = 0;
+  recordsUsed: u32 = 0;
+  /** Records ever used lie below this index. */
+  highWater: u32 = 0;
+  // Heads of the lists through the records (index + 1, 0 for none).
+  dirtyHead: u32 = 0;
+  dirtyTail: u32 = 0;
+  pumpHead: u32 = 0;
+  pumpTail: u32 = 0;
+  timerHead: u32 = 0;
+  timerTail: u32 = 0;
+  generation: u32 = 0;
+  /** Next record `speak()` looks at. */
+  speakNext: u32 = 0;
+  hotCount: u32 = 0;
+  /** Packets of clients are handed to the peer instead of being processed (planned switch). */
+  relaying: u32 = 0;
+}
+
+const STATE: usize = memory.data(512, 16);
+const COUNTERS: usize = memory.data(256, 16);
+const PORTS: usize = memory.data(8192, 16);
+
+/** The state of this instance. */
+export function state(): State {
+  return changetype<State>(STATE);
+}
+
+/** Where the counters lie. */
+export function countersAt(): usize {
+  return COUNTERS;
+}
+
+/** Adds one to a counter; it wraps after 2^32. */
+export function count(which: Counter): void {
+  const at = COUNTERS + (<usize> which << 2);
+  store<u32>(at, load<u32>(at) + 1);
+}
+
+/** Makes a TCP port one of the service's. */
+export function servePort(port: u32): void {
+  const at = PORTS + (port >>> 3);
+  store<u8>(at, load<u8>(at) | <u8> (<u32> 1 << (port & 7)));
+}
+
+/** True when `port` (host byte order) is one of the service's. */
+export function isServed(port: u32): bool {
+  return (load<u8>(PORTS + (port >>> 3)) & (1 << (port & 7))) != 0;
+}
+
+/** True when nothing that waits for message `seq` has to wait any longer. */
+export function isCommitted(seq: u32): bool {
+  const s = state();
+  return !s.standbyReady || !before(s.committedSeq, seq);
+}
+
+/** The current message now carries something that output may depend on. */
+export function noteInput(): void {
+  const s = state();
+  s.inputSeq = s.messageSeq;
+}

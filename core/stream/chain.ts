@@ -1,0 +1,130 @@
+/**
+ * chain.ts - octets kept by stream offset, in chains of fixed blocks
+ *
+ * An input log and a parked flight are each a chain: a list of blocks of BLOCK octets; block k holds
+ * the octets [seq + k * BLOCK, seq + (k + 1) * BLOCK). A chain may have holes that were never
+ * written: what is valid is known by the owner (rcvNxt and ranges, parkBase and parkEnd). A block
+ * goes back to the pool as soon as all its octets are behind the owner's left edge.
+ */
+import { BLOCK } from "../limits";
+import { state } from "../state";
+
+/** {head, tail, seq} of a chain, embedded in the connection record. */
+@unmanaged
+export class Chain {
+  head: u32 = 0;
+  tail: u32 = 0;
+  seq: u32 = 0;
+}
+
+function link(block: u32): usize {
+  return state().links + (<usize> (block - 1) << 2);
+}
+
+function octets(block: u32): usize {
+  return state().blocks + <usize> (block - 1) * BLOCK;
+}
+
+function take(): u32 {
+  const s = state();
+  const block = s.freeBlock;
+  if (!block) return 0;
+  s.freeBlock = load<u32>(link(block));
+  s.blocksFree--;
+  store<u32>(link(block), 0);
+  return block;
+}
+
+function give(block: u32): void {
+  const s = state();
+  store<u32>(link(block), s.freeBlock);
+  s.freeBlock = block;
+  s.blocksFree++;
+}
+
+/** Frees every block. */
+export function clear(chain: Chain): void {
+  let block = chain.head;
+  while (block) {
+    const next = load<u32>(link(block));
+    give(block);
+    block = next;
+  }
+  chain.head = 0;
+  chain.tail = 0;
+}
+
+/**
+ * Stores `length` octets at `seq`, which must not lie before the chain's left edge. Returns false,
+ * possibly with a part stored, when the pool is empty.
+ */
+export function write(chain: Chain, seq: u32, from: usize, length: u32): bool {
+  if (!length) return true;
+  if (!chain.head) {
+    const first = take();
+    if (!first) return false;
+    chain.head = first;
+    chain.tail = first;
+    chain.seq = seq;
+  }
+  let block = chain.head;
+  let offset = seq - chain.seq;
+  while (length) {
+    while (offset >= BLOCK) {
+      let next = load<u32>(link(block));
+      if (!next) {
+        next = take();
+        if (!next) return false;
+        store<u32>(link(block), next);
+        chain.tail = next;
+      }
+      block = next;
+      offset -= BLOCK;
+    }
+    const room = BLOCK - offset;
+    const part = length < room ? length : room;
+    memory.copy(octets(block) + offset, from, part);
+    from += part;
+    offset += part;
+    length -= part;
+  }
+  return true;
+}
+
+/** Copies `length` octets from `seq` on; they must have been written. */
+export function read(chain: Chain, seq: u32, to: usize, length: u32): void {
+  let block = chain.head;
+  let offset = seq - chain.seq;
+  while (length && block) {
+    while (offset >= BLOCK) {
+      block = load<u32>(link(block));
+      if (!block) return;
+      offset -= BLOCK;
+    }
+    const room = BLOCK - offset;
+    const part = length < room ? length : room;
+    memory.copy(to, octets(block) + offset, part);
+    to += part;
+    offset += part;
+    length -= part;
+  }
+}
+
+/** Frees the blocks that hold nothing at or after `seq`. */
+export function trim(chain: Chain, seq: u32): void {
+  while (chain.head && <i32> (seq - chain.seq) >= <i32> BLOCK) {
+    const next = load<u32>(link(chain.head));
+    give(chain.head);
+    chain.head = next;
+    chain.seq += BLOCK;
+  }
+  if (!chain.head) chain.tail = 0;
+}
+
+/** Links all blocks into the pool. */
+export function format(): void {
+  const s = state();
+  s.freeBlock = 0;
+  s.blocksFree = 0;
+  for (let block = s.blockCount; block > 0; block--) give(block);
+}
