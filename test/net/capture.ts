@@ -23,6 +23,7 @@
  * Sources: pcap-savefile(5), RFC 9293 section 3.1, RFC 7323 section 2 and 3, RFC 826, RFC 4861.
  */
 
+import { addressOfBytes, parseAddress } from "../../runtime/io/address.ts";
 import { startProcess, type TestProcess } from "./process.ts";
 
 /** Octets kept of each frame: Ethernet, IPv6 with extension headers and the longest TCP header. */
@@ -343,7 +344,7 @@ export function parseSegment(frame: Frame): Segment | undefined {
  */
 export function traceTcp(path: string, serverAddress: string): TcpTrace {
   const tracers = new Map<string, ConnectionTracer>();
-  const server = normalizeAddress(serverAddress);
+  const server = parseAddress(serverAddress).text;
   let segments = 0;
   for (const frame of readFrames(path)) {
     const segment = parseSegment(frame);
@@ -377,7 +378,7 @@ export function traceTcp(path: string, serverAddress: string): TcpTrace {
  * @throws {Error} If the file cannot be read.
  */
 export function addressClaims(path: string, address: string): AddressClaim[] {
-  const wanted = normalizeAddress(address);
+  const wanted = parseAddress(address).text;
   const claims: AddressClaim[] = [];
   for (const frame of readFrames(path)) {
     const claimed = claimedAddress(frame);
@@ -385,16 +386,6 @@ export function addressClaims(path: string, address: string): AddressClaim[] {
     claims.push({ timeMs: frame.timeMs, address: wanted, mac: formatMac(frame.octets, 6) });
   }
   return claims;
-}
-
-/**
- * Brings an address into the form used in traces.
- *
- * @param address IPv4 dotted quad or any IPv6 text form.
- * @returns IPv4 unchanged; IPv6 compressed and in lower case as in RFC 5952.
- */
-export function normalizeAddress(address: string): string {
-  return address.includes(":") ? new URL(`http://[${address}]/`).hostname.slice(1, -1) : address;
 }
 
 /** Buffers a file so that any number of octets can be had in one piece. */
@@ -651,8 +642,8 @@ function locateIpv4(frame: Frame, view: DataView, offset: number): LocatedPacket
   const totalLength = view.getUint16(offset + 2);
   return {
     view,
-    source: formatIpv4(view, offset + 12),
-    destination: formatIpv4(view, offset + 16),
+    source: formatAddress(view, offset + 12, 4),
+    destination: formatAddress(view, offset + 16, 4),
     protocol: view.getUint8(offset + 9),
     transport: offset + (view.getUint8(offset) & 0x0f) * 4,
     end: totalLength === 0 ? frame.wireLength : offset + totalLength,
@@ -676,8 +667,8 @@ function locateIpv6(frame: Frame, view: DataView, offset: number): LocatedPacket
   }
   return {
     view,
-    source: formatIpv6(view, offset + 8),
-    destination: formatIpv6(view, offset + 24),
+    source: formatAddress(view, offset + 8, 16),
+    destination: formatAddress(view, offset + 24, 16),
     protocol,
     transport,
     end: payloadLength === 0 ? frame.wireLength : offset + 40 + payloadLength,
@@ -715,25 +706,19 @@ function parseOptions(view: DataView, start: number, headerEnd: number): Segment
 function claimedAddress(frame: Frame): string | undefined {
   const { view, offset, type } = locateNetwork(frame);
   if (type === ETHERTYPE_ARP && view.byteLength >= offset + 28) {
-    const sender = formatIpv4(view, offset + 14);
-    const isGratuitous = sender === formatIpv4(view, offset + 24);
+    const sender = formatAddress(view, offset + 14, 4);
+    const isGratuitous = sender === formatAddress(view, offset + 24, 4);
     return view.getUint16(offset + 6) === ARP_REPLY || isGratuitous ? sender : undefined;
   }
   const packet = locatePacket(frame);
   if (packet === undefined || packet.protocol !== PROTOCOL_ICMPV6) return undefined;
   if (view.byteLength < packet.transport + 24) return undefined;
   if (view.getUint8(packet.transport) !== ICMPV6_NEIGHBOR_ADVERTISEMENT) return undefined;
-  return formatIpv6(view, packet.transport + 8);
+  return formatAddress(view, packet.transport + 8, 16);
 }
 
-function formatIpv4(view: DataView, offset: number): string {
-  const octets = [0, 1, 2, 3].map((index) => view.getUint8(offset + index));
-  return octets.join(".");
-}
-
-function formatIpv6(view: DataView, offset: number): string {
-  const groups = [0, 2, 4, 6, 8, 10, 12, 14].map((index) => view.getUint16(offset + index));
-  return normalizeAddress(groups.map((group) => group.toString(16)).join(":"));
+function formatAddress(view: DataView, offset: number, length: number): string {
+  return addressOfBytes(new Uint8Array(view.buffer, view.byteOffset + offset, length)).text;
 }
 
 function formatMac(octets: Uint8Array, offset: number): string {

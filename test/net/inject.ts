@@ -12,10 +12,9 @@
  * The argument is a ForgedSegment as JSON.
  */
 
+import { encodeSockaddr, parseAddress } from "../../runtime/io/address.ts";
 import { check, libc, Memory } from "../../runtime/io/libc.ts";
 
-const AF_INET = 2;
-const AF_INET6 = 10;
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000;
 const IPPROTO_RAW = 255;
 const PROTOCOL_TCP = 6;
@@ -48,8 +47,8 @@ export interface ForgedSegment {
  * @throws {RangeError} If the addresses are not of one family.
  */
 export function packetOf(segment: ForgedSegment): Uint8Array<ArrayBuffer> {
-  const source = addressOctets(segment.source);
-  const destination = addressOctets(segment.destination);
+  const source = parseAddress(segment.source).bytes;
+  const destination = parseAddress(segment.destination).bytes;
   if (source.length !== destination.length) {
     throw new RangeError(`Cannot forge from ${segment.source} to ${segment.destination}`);
   }
@@ -81,26 +80,15 @@ export function packetOf(segment: ForgedSegment): Uint8Array<ArrayBuffer> {
  */
 export function inject(segment: ForgedSegment): void {
   const packet = Memory.of(packetOf(segment));
-  const isIpv4 = !segment.destination.includes(":");
   const what = `inject a segment for ${segment.destination}`;
-  const family = isIpv4 ? AF_INET : AF_INET6;
+  const destination = parseAddress(segment.destination);
+  const address = Memory.of(encodeSockaddr({ address: destination, port: 0 }));
+  const family = address.view.getUint16(0, true);
   const fd = check(libc.socket(family, SOCK_RAW_CLOEXEC, IPPROTO_RAW), "socket", what);
-  const address = new Memory(isIpv4 ? 16 : 28); // struct sockaddr_in, sockaddr_in6
-  address.view.setUint16(0, family, true);
-  address.bytes.set(addressOctets(segment.destination), isIpv4 ? 4 : 8);
   const { length } = packet.bytes;
   const sent = libc.sendto(fd, packet.address, length, 0, address.address, address.bytes.length);
   check(sent, "sendto", what);
   libc.close(fd);
-}
-
-/** Octets of an address in text form, 4 or 16. */
-function addressOctets(text: string): number[] {
-  if (!text.includes(":")) return text.split(".").map(Number);
-  const [head, tail] = text.split("::").map((part) => part === "" ? [] : part.split(":"));
-  const missing = tail === undefined ? 0 : 8 - head.length - tail.length;
-  const groups = [...head, ...Array(missing).fill("0"), ...(tail ?? [])];
-  return groups.flatMap((group) => [parseInt(group, 16) >> 8, parseInt(group, 16) & 255]);
 }
 
 /** Internet checksum (RFC 1071). */

@@ -17,9 +17,9 @@
  * Usage: deno run -A test/net/md5.ts serve|connect ADDRESS PORT PEER_ADDRESS
  */
 
+import { AF_INET, encodeSockaddr, parseAddress } from "../../runtime/io/address.ts";
 import { check, libc, Memory } from "../../runtime/io/libc.ts";
 
-const AF_INET = 2;
 const SOCK_STREAM_CLOEXEC = 1 | 0o2000000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
@@ -34,11 +34,7 @@ const KEY = new TextEncoder().encode("holdfast test key");
 const MD5SIG_LENGTH = 216;
 
 function socketAddress(address: string, port: number): Memory {
-  const memory = new Memory(16); // struct sockaddr_in
-  memory.view.setUint16(0, AF_INET, true);
-  memory.view.setUint16(2, port);
-  memory.bytes.set(address.split(".").map(Number), 4);
-  return memory;
+  return Memory.of(encodeSockaddr({ address: parseAddress(address), port }));
 }
 
 function setOption(fd: number, level: number, name: number, value: Memory): void {
