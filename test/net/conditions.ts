@@ -1,0 +1,163 @@
+/**
+ * conditions.ts - what a network test needs of the host, how often it repeats, where its luck is from
+ *
+ * Theory of operation
+ * `netTest()` registers a test that runs only where it can: as root on Linux with the programs it
+ * names. Where it cannot, Deno reports it as ignored and the hint says what to install. Random
+ * choices come from one seed per test, printed at its start; `HOLDFAST_SEED=N` repeats it.
+ * `HOLDFAST_REPEAT` is the share of the promised repetitions that runs: 1 is all of them, 0.1 (the
+ * default) a tenth, and never less than one.
+ *
+ *   until()         polls a condition against a deadline: the only way tests here wait
+ *   sleep()         for the passing of time that is itself part of a test
+ */
+
+import { Random } from "./random.ts";
+
+/** Interval at which `until` looks, milliseconds. */
+const POLL_MS = 20;
+/** Share of the promised repetitions that runs by default. */
+const REPEAT_SHARE = 0.1;
+
+/** Debian packages of the programs that tests use. */
+const PACKAGES: Record<string, string> = {
+  curl: "curl",
+  ethtool: "ethtool",
+  ip: "iproute2",
+  nginx: "nginx-light",
+  python3: "python3",
+  tcpdump: "tcpdump",
+  wget: "wget",
+};
+
+/** What a network test gets to work with. */
+export interface NetTestContext {
+  /** Random choices, seeded and printed. */
+  random: Random;
+  /** A directory of its own, removed at the end. */
+  directory: string;
+  /** Deno's context, for steps. */
+  deno: Deno.TestContext;
+}
+
+/**
+ * Registers a test that needs root, Linux and some programs.
+ *
+ * @param name Title: the subject and the claim.
+ * @param programs Programs it runs beside `ip`, `tcpdump` and `ethtool`.
+ * @param body The test.
+ */
+export function netTest(
+  name: string,
+  programs: string[],
+  body: (context: NetTestContext) => Promise<void>,
+): void {
+  const missing = missingPrograms(["ip", "tcpdump", "ethtool", ...programs]);
+  const why = reasonToSkip(missing);
+  if (why !== undefined) console.error(`Skipped '${name}': ${why}`);
+  Deno.test({
+    name,
+    ignore: why !== undefined,
+    fn: async (deno) => {
+      const seed = seedOfRun();
+      console.log(`seed ${seed}  ->  HOLDFAST_SEED=${seed} deno test -A ${fileOf(deno.origin)}`);
+      const directory = await Deno.makeTempDir({ prefix: "holdfast-test-" });
+      try {
+        await body({ random: new Random(seed), directory, deno });
+      } finally {
+        await Deno.remove(directory, { recursive: true });
+      }
+    },
+  });
+}
+
+/**
+ * How often a random test repeats in this run.
+ *
+ * @param promised The number of repetitions that the project promises.
+ * @returns Its share by HOLDFAST_REPEAT, at least 1.
+ * @throws {RangeError} If HOLDFAST_REPEAT is not a number above 0 and up to 1.
+ */
+export function repetitions(promised: number): number {
+  const text = Deno.env.get("HOLDFAST_REPEAT");
+  const share = text === undefined ? REPEAT_SHARE : Number(text);
+  if (!(share > 0 && share <= 1)) {
+    throw new RangeError(`HOLDFAST_REPEAT is '${text}', allowed is a number above 0 and up to 1`);
+  }
+  return Math.max(1, Math.round(promised * share));
+}
+
+/**
+ * Waits until something is so.
+ *
+ * @param condition Says true, or what was waited for, when it is.
+ * @param options `what` completes "waited for ...", `timeoutMs` is the deadline.
+ * @returns What the condition returned.
+ * @throws {Error} If it is not so by the deadline; the message holds the condition's last error.
+ */
+export async function until<T>(
+  condition: () => T | Promise<T>,
+  options: { what: string; timeoutMs: number },
+): Promise<Exclude<T, undefined | null | false>> {
+  const deadlineMs = performance.now() + options.timeoutMs;
+  let lastError: unknown;
+  do {
+    try {
+      const result = await condition();
+      lastError = undefined;
+      if (result !== undefined && result !== null && result !== false) {
+        return result as Exclude<T, undefined | null | false>;
+      }
+    } catch (error) {
+      lastError = error;
+    }
+    await sleep(POLL_MS);
+  } while (performance.now() < deadlineMs);
+  const last = lastError === undefined ? "" : `; last error: ${lastError}`;
+  throw new Error(`Waited for ${options.what}: not within ${options.timeoutMs} ms${last}`);
+}
+
+/**
+ * Lets time pass.
+ *
+ * @param ms Milliseconds.
+ */
+export async function sleep(ms: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+function seedOfRun(): number {
+  const text = Deno.env.get("HOLDFAST_SEED");
+  if (text === undefined) return crypto.getRandomValues(new Uint32Array(1))[0];
+  const seed = Number(text);
+  if (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32) return seed;
+  throw new RangeError(`HOLDFAST_SEED is '${text}', allowed is a whole number from 0 to 2^32 - 1`);
+}
+
+function reasonToSkip(missing: string[]): string | undefined {
+  if (Deno.build.os !== "linux") return "it needs Linux";
+  if (Deno.uid() !== 0) return "it needs root, for network namespaces";
+  if (missing.length === 0) return undefined;
+  const packages = missing.map((program) => PACKAGES[program] ?? program);
+  return `it needs ${missing.join(", ")}: apt-get install ${packages.join(" ")}`;
+}
+
+function missingPrograms(programs: string[]): string[] {
+  const places = (Deno.env.get("PATH") ?? "").split(":");
+  return programs.filter((program) => !places.some((place) => isFile(`${place}/${program}`)));
+}
+
+function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+function fileOf(origin: string): string {
+  return new URL(origin).pathname.replace(`${Deno.cwd()}/`, "");
+}
