@@ -1,0 +1,216 @@
+/**
+ * address_claim.ts - draw the traffic of a service address to this host, or let it go
+ *
+ * Theory of operation
+ * The service address V belongs to none of the host's interfaces. While we claim it, the kernel
+ * answers neighbours that look for V (proxy ARP, proxy NDP) and sends what they then send us into our
+ * TUN. The call order is
+ *
+ *   prepare()     once, when the TUN is up: settings, a blackhole route for V, all requests encoded
+ *   claim()       route V -> TUN, then the proxy entry: no packet arrives before it has a way
+ *   announce()    move the neighbours' attention here at once; again later does no harm
+ *   release()     proxy entry, then route: the reverse
+ *   close()       leave nothing behind
+ *
+ * Why a blackhole route: it is always there, with a metric that loses against ours. When this process
+ * dies, the TUN vanishes and takes the route with it; the blackhole then keeps the kernel from answering
+ * for V and from sending V's packets on. Proxy ARP asks the routing table first, so for IPv4 a dead
+ * process means silence. Proxy NDP does not ask; prepare() sweeps up the entry a crash has left.
+ *
+ * Why strict reverse-path filtering on the TUN (IPv4): a packet that claims to be from V is taken from us
+ * only while the route to V leads back to us. After release() not even a late write can speak as V.
+ *
+ * Sources: net/ipv4/arp.c arp_process(), net/ipv6/ndisc.c ndisc_recv_ns(),
+ * Documentation/networking/ip-sysctl.rst.
+ */
+
+import { type IpAddress, parseAddress } from "./address.ts";
+import { Announcer } from "./announce.ts";
+import { enableForwarding } from "./forwarding.ts";
+import { Errno } from "./libc.ts";
+import { Netlink, type NetlinkRequest } from "./netlink.ts";
+import {
+  type Change,
+  encodeProxyNeighbour,
+  encodeRoute,
+  type Route,
+  TABLE_MAIN,
+} from "./netlink_message.ts";
+import { writeSysctl } from "./sysctl.ts";
+
+/** Metric of the route to our TUN; wins against all but a route of metric 0. */
+const METRIC_CLAIMED = 1;
+/** Metric of the route that swallows what nobody claims; loses against every other for V. */
+const METRIC_BLACKHOLE = 0x7fffffff;
+
+/** Which address, and where its traffic comes from and goes to. */
+export interface AddressClaimOptions {
+  /** The service address, IPv4 or IPv6. */
+  address: string;
+  /** The TUN whose other end is the daemon. */
+  tunName: string;
+  /** The interface at which clients arrive. */
+  interfaceName: string;
+}
+
+/** Requests that {@linkcode AddressClaim.prepare} makes. */
+interface Prepared {
+  netlink: Netlink;
+  announcer: Announcer;
+  addRoute: NetlinkRequest;
+  addProxy: NetlinkRequest;
+  deleteProxy: NetlinkRequest;
+  deleteRoute: NetlinkRequest;
+  deleteBlackhole: NetlinkRequest;
+}
+
+/** The claim of one host on one service address. Every method is synchronous and to be called in one thread. */
+export class AddressClaim {
+  readonly #address: IpAddress;
+  readonly #tunName: string;
+  readonly #interfaceName: string;
+  #prepared: Prepared | null = null;
+  #isClaimed = false;
+
+  /**
+   * Notes what is to be claimed, and touches nothing yet.
+   *
+   * @throws {RangeError} When the address cannot be read.
+   */
+  constructor(options: AddressClaimOptions) {
+    this.#address = parseAddress(options.address);
+    this.#tunName = options.tunName;
+    this.#interfaceName = options.interfaceName;
+  }
+
+  /** Whether the address is claimed. */
+  get isClaimed(): boolean {
+    return this.#isClaimed;
+  }
+
+  /**
+   * Makes the host ready, in the network namespace of the calling thread, and ends with V unclaimed.
+   * What a crashed process has left is swept up.
+   *
+   * @throws {SystemError} ENODEV when an interface is missing; EPERM without CAP_NET_ADMIN.
+   */
+  prepare(): void {
+    this.#writeSettings();
+    const netlink = new Netlink();
+    try {
+      const version = this.#address.version;
+      const tun = netlink.link(this.#tunName);
+      const link = netlink.link(this.#interfaceName);
+      const { text } = this.#address;
+      const claimed: Route = {
+        destination: this.#address,
+        version,
+        interfaceIndex: tun.index,
+        metric: METRIC_CLAIMED,
+        table: TABLE_MAIN,
+      };
+      const blackhole: Route = { ...claimed, interfaceIndex: null, metric: METRIC_BLACKHOLE };
+      const proxy = { address: this.#address, interfaceIndex: link.index };
+      const prepareRoute = (change: Change, route: Route, name: string) =>
+        netlink.prepare(encodeRoute(change, route), `${change} the ${name} for ${text}`);
+      const prepareProxy = (change: Change) =>
+        netlink.prepare(
+          encodeProxyNeighbour(change, proxy),
+          `${change} the proxy entry for ${text} at ${this.#interfaceName}`,
+        );
+      netlink.perform(prepareRoute("add", blackhole, "blackhole route"));
+      this.#prepared = {
+        netlink,
+        announcer: new Announcer(this.#address, link),
+        addRoute: prepareRoute("add", claimed, "route"),
+        addProxy: prepareProxy("add"),
+        deleteProxy: prepareProxy("delete"),
+        deleteRoute: prepareRoute("delete", claimed, "route"),
+        deleteBlackhole: prepareRoute("delete", blackhole, "blackhole route"),
+      };
+    } catch (error) {
+      netlink.close();
+      throw error;
+    }
+    this.release();
+  }
+
+  /**
+   * Draws V's traffic into the TUN. When it fails, V is unclaimed.
+   *
+   * @throws {SystemError} When the kernel refuses; ENETDOWN when the TUN is not up.
+   */
+  claim(): void {
+    const { netlink, addRoute, addProxy } = this.#ready();
+    try {
+      netlink.perform(addRoute);
+      netlink.perform(addProxy);
+      this.#isClaimed = true;
+    } catch (error) {
+      this.release();
+      throw error;
+    }
+  }
+
+  /**
+   * Tells the neighbours once that V is here.
+   *
+   * @throws {SystemError} ENETDOWN when the interface is down.
+   * @throws {Error} When V is not claimed: it would be a lie.
+   */
+  announce(): void {
+    if (!this.#isClaimed) {
+      throw new Error(`Cannot announce ${this.#address.text}: it is not claimed`);
+    }
+    this.#ready().announcer.announce();
+  }
+
+  /** Lets V go; the host then swallows V's traffic. Does nothing when V is not claimed. */
+  release(): void {
+    const { netlink, deleteProxy, deleteRoute } = this.#ready();
+    this.#isClaimed = false;
+    // Gone already: ENOENT for a proxy entry, ESRCH for a route, ENODEV when its interface is gone too.
+    netlink.perform(deleteProxy, [Errno.ENOENT, Errno.ENODEV]);
+    netlink.perform(deleteRoute, [Errno.ESRCH, Errno.ENODEV]);
+  }
+
+  /** Releases V, removes the blackhole route and closes all descriptors. The settings stay. */
+  close(): void {
+    if (this.#prepared === null) return;
+    const { netlink, announcer, deleteBlackhole } = this.#prepared;
+    try {
+      this.release();
+      netlink.perform(deleteBlackhole, [Errno.ESRCH]);
+    } finally {
+      this.#prepared = null;
+      announcer.close();
+      netlink.close();
+    }
+  }
+
+  /** What prepare() has made. */
+  #ready(): Prepared {
+    if (this.#prepared === null) {
+      throw new Error(`Cannot claim ${this.#address.text}: call prepare() first`);
+    }
+    return this.#prepared;
+  }
+
+  /** Settings of the host that answering and forwarding for V depend on. */
+  #writeSettings(): void {
+    const version = this.#address.version;
+    const settings = `net/ipv${version}`;
+    enableForwarding(version, [this.#interfaceName, this.#tunName]);
+    // Answer at once; the default is a random delay of up to 0.8 s.
+    writeSysctl(`${settings}/neigh/${this.#interfaceName}/proxy_delay`, "0");
+    if (version === 6) {
+      writeSysctl(`net/ipv6/conf/${this.#interfaceName}/proxy_ndp`, "1");
+      return;
+    }
+    // Never tell a client to go elsewhere for V. Either of "all" and the interface's own would do so.
+    for (const name of ["all", this.#interfaceName]) {
+      writeSysctl(`net/ipv4/conf/${name}/send_redirects`, "0");
+    }
+    writeSysctl(`net/ipv4/conf/${this.#tunName}/rp_filter`, "1");
+  }
+}
