@@ -6,7 +6,7 @@
  *
  *   region          octets                              at the limit
  *   batch slots     2 * BATCH * SLOT_SIZE = 4.2 MB      the caller reads no more in this pass
- *   output list     OUT_MAX * 16                        the rest leaves in the next pass (`more()`)
+ *   output list     OUT_MAX * 32                        the rest leaves in the next pass (`more()`)
  *   emit arena      EMIT_SIZE                           segments we make wait for the next pass
  *   hold ring       HOLD_SIZE                           the caller stops reading the server's side
  *   message body    BODY_SIZE                           records wait for the next message
@@ -24,6 +24,10 @@ export const SLOT_SIZE: u32 = 65552;
 export const PACKET_MAX: u32 = 65545;
 /** Entries of the output list of one pass. */
 export const OUT_MAX: u32 = 4096;
+/** Octets of an entry of the output list, see output.ts. */
+export const OUT_ENTRY: u32 = 32;
+/** Room before the body, for the caller's envelope. */
+export const BODY_HEADROOM: u32 = 64;
 /** Segments the core itself makes in one pass: feeder, acknowledgements, parked flight. */
 export const EMIT_SIZE: u32 = 4 << 20;
 /** Segments that wait for their commit. */

@@ -19,21 +19,23 @@
 import {
   BATCH,
   BLOCK,
+  BODY_HEADROOM,
   BODY_SIZE,
   EMIT_SIZE,
   HOLD_SIZE,
   INBOX_SIZE,
+  OUT_ENTRY,
   OUT_MAX,
   PACKET_MAX,
   SLOT_SIZE,
   TICK_MS,
 } from "./limits";
-import { count, Counter, countersAt, Role, servePort as serve, state } from "./state";
+import { count, Counter, countersAt, isCommitted, Role, servePort as serve, state } from "./state";
 import { after, before } from "./wire/bytes";
 import { sum as wireSum } from "./wire/checksum";
-import { at, Flag, has, Leg, Phase, RECORD_SIZE } from "./flow/connection";
+import { at, Connection, Flag, has, Leg, Phase, RECORD_SIZE } from "./flow/connection";
 import { find as findFlow } from "./flow/table";
-import { markPump, rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
+import { rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
 import { format } from "./stream/chain";
 import { formatRanges, rangesSize } from "./stream/ranges";
 import { CloseHow, flushDirty, writeClose } from "./records";
@@ -89,10 +91,10 @@ export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
   s.appSlots = carve(BATCH * SLOT_SIZE);
   s.netLengths = carve(BATCH << 2);
   s.appLengths = carve(BATCH << 2);
-  s.outList = carve(OUT_MAX << 4);
+  s.outList = carve(OUT_MAX * OUT_ENTRY);
   s.emit = carve(EMIT_SIZE);
   s.hold = carve(HOLD_SIZE);
-  s.body = carve(BODY_SIZE);
+  s.body = carve(BODY_SIZE + BODY_HEADROOM) + BODY_HEADROOM;
   s.inbox = carve(INBOX_SIZE);
   s.flows = carve(<usize> flows << 3);
   s.records = carve(<usize> capacity * RECORD_SIZE);
@@ -145,6 +147,11 @@ export function setMssMax(mss: u32): void {
 /** Sets the role outright: at the start, or to fall silent (P6). */
 export function setRole(role: u32): void {
   state().role = role;
+}
+
+/** Tells where this memory lies in the host process, for the output list; low and high 32 bits. */
+export function setBase(low: u32, high: u32): void {
+  state().base = (<u64> high << 32) | low;
 }
 
 /** Begins a pass; `nowMs` is monotonic milliseconds mod 2^32. */
@@ -239,6 +246,24 @@ export function committed(seq: u32): void {
   if (after(seq, s.committedSeq) && before(seq, s.messageSeq)) s.committedSeq = seq;
 }
 
+/** True when nothing that clients sent waits for its commit. */
+export function isInputCommitted(): u32 {
+  return isCommitted(state().inputSeq) ? 1 : 0;
+}
+
+/** 1 once after the peer sent something whose commit others wait for. */
+export function takeAckDue(): u32 {
+  const s = state();
+  const due = s.ackDue;
+  s.ackDue = 0;
+  return due;
+}
+
+/** True while some record's timer runs, so that passes must go on without packets. */
+export function hasTimers(): u32 {
+  return state().timerHead ? 1 : 0;
+}
+
 /** Octets of the message body that waits to be sent. */
 export function bodyLength(): u32 {
   return state().bodyUsed;
@@ -306,11 +331,6 @@ export function forgetAll(reset: u32): void {
   forgetRecords(reset != 0);
 }
 
-/** Ends one connection's protection on purpose; 1 when there was one. */
-export function pumpOne(index: u32): void {
-  if (index < state().capacity) markPump(at(index));
-}
-
 /** Records in use. */
 export function recordsUsed(): u32 {
   return state().recordsUsed;
@@ -366,7 +386,7 @@ export function netLengths(): usize {
 export function appLengths(): usize {
   return state().appLengths;
 }
-/** Address of the output list: {side u32, address u32, length u32, 0} each. */
+/** Address of the output list, see segment/output.ts. */
 export function outList(): usize {
   return state().outList;
 }
@@ -382,9 +402,89 @@ export function inbox(): usize {
 export function inboxSize(): u32 {
   return INBOX_SIZE;
 }
+/** Octets of an entry of the output list. */
+export function outEntry(): u32 {
+  return OUT_ENTRY;
+}
+/** Most entries of the output list. */
+export function outMax(): u32 {
+  return OUT_MAX;
+}
+/** Octets before `body()` that belong to the caller. */
+export function bodyHeadroom(): u32 {
+  return BODY_HEADROOM;
+}
+/** Largest body. */
+export function bodySize(): u32 {
+  return BODY_SIZE;
+}
 /** Octets of a record. */
 export function recordSize(): u32 {
   return RECORD_SIZE;
+}
+
+/** Offset of a field of a record, by its place in `FIELDS` of the runtime; see connection.ts. */
+export function fieldOffset(field: u32): u32 {
+  switch (field) {
+    case 0:
+      return offsetof<Connection>("ports");
+    case 1:
+      return offsetof<Connection>("flags");
+    case 2:
+      return offsetof<Connection>("phase");
+    case 3:
+      return offsetof<Connection>("leg");
+    case 4:
+      return offsetof<Connection>("reason");
+    case 5:
+      return offsetof<Connection>("bytesIn");
+    case 6:
+      return offsetof<Connection>("bytesOut");
+    case 7:
+      return offsetof<Connection>("openedAt");
+    case 8:
+      return offsetof<Connection>("seenAt");
+    case 9:
+      return offsetof<Connection>("issDelta");
+    case 10:
+      return offsetof<Connection>("rcvNxt");
+    case 11:
+      return offsetof<Connection>("legAck");
+    case 12:
+      return offsetof<Connection>("legNxt");
+    case 13:
+      return offsetof<Connection>("legEdge");
+    case 14:
+      return offsetof<Connection>("cliAck");
+    case 15:
+      return offsetof<Connection>("sndNxt");
+    case 16:
+      return offsetof<Connection>("parkBase");
+    case 17:
+      return offsetof<Connection>("parkEnd");
+    case 18:
+      return offsetof<Connection>("ackShown");
+    case 19:
+      return offsetof<Connection>("edgeShown");
+    case 20:
+      return offsetof<Connection>("cliWnd");
+    case 21:
+      return offsetof<Connection>("irs");
+    case 22:
+      return offsetof<Connection>("iss");
+    case 23:
+      return offsetof<Connection>("tsDelta");
+    case 24:
+      return offsetof<Connection>("tsShown");
+    case 25:
+      return offsetof<Connection>("rangeCount");
+    case 26:
+      return offsetof<Connection>("sndShown");
+    case 27:
+      return offsetof<Connection>("peerEdge");
+    default:
+      return 0xffffffff;
+  }
 }
 
 // The wire routines on their own, for tests and benchmarks.

@@ -96,6 +96,8 @@ export class State {
   /** Milliseconds of the caller's monotonic clock, mod 2^32. */
   now: u32 = 0;
   lastTick: u32 = 0;
+  /** Address of this memory's first octet in the host process, for the output list. */
+  base: u64 = 0;
   // Places in memory.
   netSlots: usize = 0;
   appSlots: usize = 0;
@@ -140,6 +142,8 @@ export class State {
   timerHead: u32 = 0;
   timerTail: u32 = 0;
   generation: u32 = 0;
+  /** Non-zero when the peer sent something that wants a prompt acknowledgement. */
+  ackDue: u32 = 0;
   /** Next record `speak()` looks at. */
   speakNext: u32 = 0;
   hotCount: u32 = 0;

@@ -59,6 +59,7 @@ function apply(record: usize, left: u32): u32 {
   switch (<u32> load<u8>(record)) {
     case RecordType.Open: {
       if (left < OPEN_SIZE) return 0;
+      s.ackDue = 1;
       if (standby) applyOpen(record);
       return OPEN_SIZE;
     }
@@ -66,6 +67,7 @@ function apply(record: usize, left: u32): u32 {
       if (left < DATA_HEAD) return 0;
       const length = load<u32>(record, 12);
       if (length > left - DATA_HEAD) return 0;
+      s.ackDue = 1;
       const c = named(record);
       if (standby && c !== null && c.leg != Leg.Dead) {
         absorb(c, load<u32>(record, 8), record + DATA_HEAD, length, (flags & 1) != 0);

@@ -1,8 +1,11 @@
 /**
  * output.ts - what leaves: the output list, the segments we make, and what has to wait
  *
- * A pass fills the output list with {side, address, length}; the caller writes each packet to that
- * side's device and the memory behind it stays untouched until the next pass begins.
+ * A pass fills the output list; the caller writes each packet to that side's device, and the memory
+ * behind it stays untouched until the next pass begins. An entry starts as a `struct iovec` of the
+ * host (the memory's base address is added), so that writev(2) can be pointed right at it:
+ *
+ *   entry        | address u64 | length u64 | side u32 | address in this memory u32 | 8 unused |
  *
  * Output commit: a client-bound packet leaves at once when everything it may depend on is committed;
  * else it is copied to the hold ring with the number of the message it waits for. That number never
@@ -10,7 +13,7 @@
  *
  *   hold ring    | length | message | packet, padded to 8 | ...     length 0: go on at the start
  */
-import { EMIT_SIZE, HOLD_SIZE, OUT_MAX } from "../limits";
+import { EMIT_SIZE, HOLD_SIZE, OUT_ENTRY, OUT_MAX } from "../limits";
 import { Commit, count, Counter, isCommitted, Role, State, state } from "../state";
 import { before, earlier, later, put16, put32 } from "../wire/bytes";
 import { ACK, finish, ipv4Checksum, PSH, SYN, VNET } from "../wire/packet";
@@ -20,19 +23,23 @@ import { at, Connection, Flag, has } from "../flow/connection";
 export const NET: u32 = 0;
 export const APP: u32 = 1;
 
-const ENTRY: u32 = 16;
 const HOLD_HEAD: u32 = 8;
 
 /** Room that one segment of ours may need: headers, options and a super-segment. */
 const SEGMENT_ROOM: u32 = 65536;
 
-/** Appends a packet to the output list. The list has room: see `hasRoom()`. */
+/** Appends a packet to the output list; past its end it is dropped, as a full device queue would. */
 export function out(side: u32, packet: usize, length: u32): void {
   const s = state();
-  const entry = s.outList + <usize> s.outCount * ENTRY;
-  store<u32>(entry, side);
-  store<u32>(entry, <u32> packet, 4);
-  store<u32>(entry, length, 8);
+  if (s.outCount >= OUT_MAX) {
+    count(Counter.Swallowed);
+    return;
+  }
+  const entry = s.outList + <usize> s.outCount * OUT_ENTRY;
+  store<u64>(entry, s.base + <u64> packet);
+  store<u64>(entry, length, 8);
+  store<u32>(entry, side, 16);
+  store<u32>(entry, <u32> packet, 20);
   s.outCount++;
 }
 

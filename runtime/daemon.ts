@@ -1,0 +1,315 @@
+/**
+ * daemon.ts - one node: orchestration around the data plane
+ *
+ * Theory of operation
+ * The main thread prepares what the loop needs (namespaces, TUN devices, servers), starts the worker
+ * with the descriptors and plain settings, and afterwards only talks: commands go into a mailbox the
+ * loop polls, answers and log lines come back as messages. Nothing on this thread is in a packet's
+ * way, and when the worker ends the devices close: the service is silent here (P6).
+ *
+ *   up:    service networks -> worker (TUNs, links, roles) -> servers
+ *   down:  hand over where a standby is ready -> servers -> worker -> service networks
+ *
+ * Every question to the loop has a deadline of ASK_MS.
+ */
+import { AppRunner } from "./app.ts";
+import type { Config } from "./config.ts";
+import { parseAddress } from "./io/address.ts";
+import { closeAll } from "./io/libc.ts";
+import { type ServiceNetwork, setUpServiceNetwork } from "./io/namespace.ts";
+import { mailbox, post } from "./io/socket.ts";
+import type { Logger } from "./log.ts";
+import type {
+  LoopCommand,
+  LoopConnection,
+  LoopMessage,
+  LoopOptions,
+  LoopServiceOptions,
+  LoopStatus,
+  LoopSwitch,
+} from "./loop.ts";
+import type { ConnectionInfo, DaemonApi, NodeStatus, SwitchResult } from "./status.ts";
+import { VERSION } from "./version.ts";
+
+/** How long the loop may take to answer, milliseconds. */
+const ASK_MS = 5000;
+/** How long the loop may take to start or to stop, milliseconds. */
+const START_MS = 10000;
+
+interface Running {
+  network: ServiceNetwork;
+  app: AppRunner | null;
+}
+
+interface Question {
+  resolve: (value: unknown) => void;
+  reject: (error: Error) => void;
+  timer: number;
+}
+
+/** Like Omit, for each member of a union. */
+type WithoutId<T> = T extends { id: number } ? Omit<T, "id"> : never;
+
+/**
+ * Starts a node and resolves when its data plane runs.
+ *
+ * @throws {Error} When a device, an address or a link cannot be had; nothing stays behind.
+ */
+export async function startDaemon(config: Config, log: Logger): Promise<DaemonApi> {
+  const daemon = new Daemon(config, log);
+  try {
+    await daemon.start();
+  } catch (error) {
+    await daemon.stop({ handOver: false });
+    throw error;
+  }
+  return daemon;
+}
+
+class Daemon implements DaemonApi {
+  readonly #config: Config;
+  readonly #log: Logger;
+  readonly #running = new Map<string, Running>();
+  readonly #questions = new Map<number, Question>();
+  #mailbox: { near: number; far: number } | null = null;
+  #worker: Worker | null = null;
+  #nextId = 1;
+  #dead: string | null = null;
+  #stopped: Promise<void> | null = null;
+
+  constructor(config: Config, log: Logger) {
+    this.#config = config;
+    this.#log = log;
+  }
+
+  async start(): Promise<void> {
+    const config = this.#config;
+    await Deno.mkdir(config.node.stateDir, { recursive: true });
+    const services: LoopServiceOptions[] = [];
+    for (const service of config.services) {
+      const network = await setUpServiceNetwork({
+        service: service.name,
+        netns: service.netns,
+        address: service.address,
+        interfaceName: service.interface,
+        uplink: service.uplink,
+      });
+      this.#running.set(service.name, { network, app: null });
+      if (!network.uplink.up && service.uplink) {
+        this.#log.warn("no uplink", { service: service.name, why: network.uplink.why });
+      }
+      services.push({
+        name: service.name,
+        address: service.address,
+        addressBytes: parseAddress(service.address).bytes,
+        ports: service.ports,
+        commit: service.commit,
+        logLimit: service.logLimitBytes,
+        memoryMiB: Math.ceil(service.memoryBytes / (1 << 20)),
+        capacity: service.maxConnections,
+        refuseUnprotectable: service.unprotectable === "refuse",
+        interfaceName: service.interface,
+        mtu: network.mtu,
+        tunName: network.netName,
+        netFd: network.netFd,
+        appFd: network.appFd,
+        prefer: service.prefer,
+        epochFile: `${config.node.stateDir}/${service.name}.epoch`,
+      });
+    }
+    this.#mailbox = mailbox();
+    const [peer] = config.peers;
+    await this.#startLoop({
+      node: config.node.name,
+      peer: peer === undefined ? null : { name: peer.name, links: peer.links },
+      heartbeatMs: config.cluster.heartbeatMs,
+      detect: config.cluster.detect,
+      spinUs: config.cluster.spinUs,
+      mailboxFd: this.#mailbox.far,
+      services,
+    });
+    for (const service of config.services) {
+      if (service.run === null) continue;
+      const app = new AppRunner({
+        service: service.name,
+        netns: service.netns,
+        command: service.run,
+        user: service.user,
+        log: this.#log,
+      });
+      this.#running.get(service.name)!.app = app;
+      app.start();
+    }
+  }
+
+  #startLoop(options: LoopOptions): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const timer = setTimeout(
+      () => reject(new Error(`Cannot start the data plane: no word from it in ${START_MS} ms`)),
+      START_MS,
+    );
+    const worker = new Worker(new URL("./loop.ts", import.meta.url), {
+      type: "module",
+      name: "data-plane",
+    });
+    this.#worker = worker;
+    worker.onmessage = (event: MessageEvent<LoopMessage>) => {
+      const message = event.data;
+      switch (message.kind) {
+        case "started":
+          clearTimeout(timer);
+          resolve();
+          break;
+        case "failed":
+          clearTimeout(timer);
+          this.#die(message.message);
+          reject(new Error(message.message));
+          break;
+        case "log":
+          this.#log[message.level](message.text, message.fields);
+          break;
+        case "reply":
+          this.#settle(message.id)?.resolve(message.value);
+          break;
+        case "error":
+          this.#settle(message.id)?.reject(new Error(message.message));
+          break;
+        case "stopped":
+          break;
+      }
+    };
+    worker.onerror = (event) => {
+      event.preventDefault();
+      clearTimeout(timer);
+      this.#die(event.message);
+      reject(new Error(event.message));
+    };
+    worker.postMessage(options);
+    return promise;
+  }
+
+  /** The loop is gone: close the devices, so that nobody is answered from here. */
+  #die(why: string): void {
+    if (this.#dead !== null) return;
+    this.#dead = why;
+    this.#log.error("data plane ended", { why });
+    for (const { network } of this.#running.values()) {
+      closeAll(network.netFd, network.appFd);
+    }
+    for (const id of [...this.#questions.keys()]) {
+      this.#settle(id)?.reject(new Error(`The data plane ended: ${why}`));
+    }
+  }
+
+  #settle(id: number): Question | undefined {
+    const question = this.#questions.get(id);
+    if (question !== undefined) clearTimeout(question.timer);
+    this.#questions.delete(id);
+    return question;
+  }
+
+  #ask<T>(command: WithoutId<LoopCommand>): Promise<T> {
+    if (this.#dead !== null) return Promise.reject(new Error(`The data plane ended: ${this.#dead}`));
+    const id = this.#nextId++;
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    const timer = setTimeout(() => {
+      this.#questions.delete(id);
+      reject(new Error(`No answer from the data plane to ${command.kind} within ${ASK_MS} ms`));
+    }, ASK_MS);
+    this.#questions.set(id, { resolve, reject, timer });
+    if (!post(this.#mailbox!.near, JSON.stringify({ id, ...command }))) {
+      this.#settle(id);
+      return Promise.reject(new Error("The data plane is too busy to take a command"));
+    }
+    return promise as Promise<T>;
+  }
+
+  async status(): Promise<NodeStatus> {
+    const loop = await this.#ask<LoopStatus>({ kind: "status" });
+    return {
+      node: this.#config.node.name,
+      version: VERSION,
+      services: loop.services.map((service) => {
+        const config = this.#config.services.find((s) => s.name === service.name)!;
+        const app = this.#running.get(service.name)?.app ?? null;
+        return {
+          name: service.name,
+          address: config.address,
+          ports: config.ports,
+          mode: config.mode,
+          role: service.role,
+          epoch: service.epoch,
+          protected: service.protected,
+          app: app === null ? { state: "external", pid: null } : app.status(),
+          connections: service.connections,
+          lastTakeover: service.lastTakeover,
+          counters: service.counters,
+          warnings: [],
+        };
+      }),
+      peers: this.#config.peers.map((peer) => ({ name: peer.name, links: loop.links })),
+    };
+  }
+
+  async connections(): Promise<ConnectionInfo[]> {
+    return await this.#ask<LoopConnection[]>({ kind: "connections" });
+  }
+
+  async switchService(service: string, to?: string): Promise<SwitchResult> {
+    const { node, peers } = this.#config;
+    const [peer] = peers;
+    if (to === node.name) {
+      throw new Error(`Cannot switch ${service} to ${to}: that is this node`);
+    }
+    if (to !== undefined && to !== peer?.name) {
+      throw new Error(
+        `Cannot switch ${service} to "${to}": known peers are ${peer?.name ?? "none"}`,
+      );
+    }
+    const result = await this.#ask<LoopSwitch>({ kind: "switch", service });
+    return { ...result, from: node.name, to: peer!.name };
+  }
+
+  stop(options: { handOver: boolean }): Promise<void> {
+    this.#stopped ??= this.#stop(options);
+    return this.#stopped;
+  }
+
+  async #stop({ handOver }: { handOver: boolean }): Promise<void> {
+    if (handOver && this.#dead === null && this.#worker !== null) await this.#handOverAll();
+    // The loop first: once its devices are silent, what dying servers say reaches nobody (P4).
+    if (this.#worker !== null && this.#dead === null) {
+      try {
+        await this.#ask({ kind: "stop" });
+      } catch (error) {
+        this.#log.warn("data plane did not stop", { why: (error as Error).message });
+      }
+    }
+    this.#worker?.terminate();
+    this.#dead ??= "stopped";
+    await Promise.all([...this.#running.values()].map(({ app }) => app?.stop()));
+    for (const { network } of this.#running.values()) await network.close();
+    if (this.#mailbox !== null) closeAll(this.#mailbox.near, this.#mailbox.far);
+    this.#mailbox = null;
+  }
+
+  async #handOverAll(): Promise<void> {
+    let services: LoopStatus["services"];
+    try {
+      services = (await this.#ask<LoopStatus>({ kind: "status" })).services;
+    } catch {
+      return;
+    }
+    for (const { name, role, protected: ready } of services) {
+      if (role !== "primary" || !ready) continue;
+      try {
+        const result = await this.#ask<LoopSwitch>({ kind: "switch", service: name });
+        this.#log.info("handed over before stopping", { ...result });
+        // What clients sent before they learnt of the new place is still passed on.
+        await new Promise((resolve) => setTimeout(resolve, 150));
+      } catch (error) {
+        this.#log.warn("cannot hand over", { service: name, why: (error as Error).message });
+      }
+    }
+  }
+}

@@ -1,0 +1,1228 @@
+/**
+ * loop.ts - the data plane: one blocking loop in a worker of its own
+ *
+ * Theory of operation
+ * The thread that forwards is the thread that says it is alive. One pass:
+ *
+ *   poll ──> beats ──> for each service: channel ──> clients ──> server ──> core ──> message ──> out
+ *     ^                                                                                          │
+ *     └───────────── roles: what was heard and the time into Replica, its effects ───────────────┘
+ *
+ * Packets are read into the core's batch slots and written from wherever the core left them: the
+ * output list is an array of `struct iovec`, so nothing is copied and nothing is allocated for a
+ * packet. After the last packet the loop polls without waiting for `spinUs`, because waking up costs
+ * more than that round trip is worth.
+ *
+ *   takeover   drain the channel -> adopt (core.promote) -> claim route, proxy entry, GARP/NA ->
+ *              speak (parked flights, ACKs)                                        P7, DESIGN 5.6
+ *   switch     stop reading -> wait until all is committed -> tell all progress -> demote ->
+ *              "handover" -> relay what still arrives here -> "took" -> release the address
+ *
+ * Commands come as JSON through a mailbox that is polled with the rest; answers and events leave
+ * with postMessage.
+ *
+ * Limits: see core/limits.ts for a pass, channel.ts for the backlog; STALL_MS for a peer that takes
+ * nothing, SWITCH_MS for a switch that does not come about.
+ */
+/// <reference lib="deno.worker" />
+import { Channel } from "./channel.ts";
+import {
+  type Core,
+  CoreRole,
+  type Field,
+  loadCore,
+  readCounters,
+  REASONS,
+  RecordFlag,
+} from "./core.ts";
+import { AddressClaim } from "./io/address_claim.ts";
+import { addressOf, libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
+import {
+  acceptTcp,
+  bindUdp,
+  connectTcp,
+  type Endpoint,
+  listenTcp,
+  parseHostPort,
+  socketError,
+  take,
+} from "./io/socket.ts";
+import {
+  type Beat,
+  decodeBeat,
+  decodeFrame,
+  encodeBeat,
+  type Frame,
+  MessageError,
+  type Role,
+} from "./protocol/message.ts";
+import { type Effect, Replica, type TakeoverReason } from "./protocol/replica.ts";
+
+/** What the loop is started with; plain data, it crosses to the worker. */
+export interface LoopOptions {
+  /** This node's name. */
+  node: string;
+  /** The other replica, or null. */
+  peer: { name: string; links: { local: string; remote: string }[] } | null;
+  heartbeatMs: number;
+  detect: number;
+  /** How long to poll without waiting after the last packet, microseconds; 0 for never. */
+  spinUs: number;
+  /** Where commands arrive. */
+  mailboxFd: number;
+  services: LoopServiceOptions[];
+}
+
+/** One service of the loop. */
+export interface LoopServiceOptions {
+  name: string;
+  /** Service address, canonical text and octets. */
+  address: string;
+  addressBytes: Uint8Array;
+  ports: number[];
+  commit: "strict" | "ack";
+  logLimit: number;
+  memoryMiB: number;
+  capacity: number;
+  refuseUnprotectable: boolean;
+  /** Interface where clients arrive. */
+  interfaceName: string;
+  /** MTU of the path, octets. */
+  mtu: number;
+  /** The TUN on the host's side: its name and both descriptors. */
+  tunName: string;
+  netFd: number;
+  appFd: number;
+  prefer: string | null;
+  /** File that keeps the highest epoch. */
+  epochFile: string;
+}
+
+/** The last time this replica became primary, or handed over. */
+export interface Takeover {
+  reason: TakeoverReason;
+  epoch: number;
+  /** From the last beat heard to the suspicion, milliseconds. */
+  detectMs: number;
+  /** From the suspicion to the first packet, milliseconds. */
+  takeoverMs: number;
+  connections: number;
+  at: string;
+  /** Wall clock of each step, milliseconds since 1970. */
+  timeline: {
+    lastHeartbeatMs: number | null;
+    suspectMs: number;
+    adoptedMs: number;
+    claimedMs: number;
+    firstByteMs: number;
+  };
+}
+
+/** What the loop knows about a service. */
+export interface LoopServiceStatus {
+  name: string;
+  role: Role;
+  epoch: number;
+  protected: boolean;
+  connections: { total: number; hot: number; log: number; unprotected: number };
+  lastTakeover: Takeover | null;
+  counters: Record<string, number>;
+}
+
+/** What the loop knows about a link. */
+export interface LoopLinkStatus {
+  local: string;
+  remote: string;
+  up: boolean;
+  rttUs: number | null;
+}
+
+/** Answer to the command `status`. */
+export interface LoopStatus {
+  services: LoopServiceStatus[];
+  links: LoopLinkStatus[];
+  /** Longest pass since the last question, milliseconds. */
+  longestPassMs: number;
+}
+
+/** One connection, for people. */
+export interface LoopConnection {
+  service: string;
+  client: string;
+  port: number;
+  state: "handshake" | "established" | "closing" | "closed";
+  protection: "hot" | "log" | "unprotected";
+  reason: string | null;
+  bytesIn: number;
+  bytesOut: number;
+  ageMs: number;
+  idleMs: number;
+}
+
+/** Answer to the command `switch`. */
+export interface LoopSwitch {
+  service: string;
+  epoch: number;
+  connections: number;
+  /** From the last packet forwarded to the peer's word that it speaks, milliseconds. */
+  gapMs: number;
+}
+
+/** Commands through the mailbox. */
+export type LoopCommand =
+  & { id: number }
+  & (
+    | { kind: "status" }
+    | { kind: "connections" }
+    | { kind: "switch"; service: string }
+    | { kind: "stop" }
+  );
+
+/** What the worker posts. */
+export type LoopMessage =
+  | { kind: "started" }
+  | { kind: "failed"; message: string }
+  | { kind: "reply"; id: number; value: unknown }
+  | { kind: "error"; id: number; message: string }
+  | {
+    kind: "log";
+    level: "debug" | "info" | "warn" | "error";
+    text: string;
+    fields: Record<string, unknown>;
+  }
+  | { kind: "stopped" };
+
+/** A peer that takes nothing from the channel for so long is no standby. */
+const STALL_MS = 2000;
+/** A switch that has not come about by then is given up. */
+const SWITCH_MS = 3000;
+/** A channel that has not been greeted by then is closed. */
+const GREET_MS = 1000;
+/** Pause between attempts to open a channel. */
+const RECONNECT_MS = 100;
+/** How long the old primary still hands over what arrives, after the new one speaks. */
+const RELAY_MS = 100;
+/** When the address is announced again after a claim. */
+const ANNOUNCE_AGAIN_MS = [10, 50, 200, 1000] as const;
+/** Longest wait in poll, so that a stop is always seen. */
+const WAIT_MAX_MS = 100;
+/** While timers of the core run. */
+const WAIT_TIMERS_MS = 5;
+const DATAGRAM_MAX = 2048;
+/** Sent beats whose time is remembered for the round trip. */
+const BEATS_KEPT = 64;
+
+const PRIO_PROCESS = 0;
+/** Nice value of this thread: the data plane goes before servers that share its cores. */
+const NICE = -15;
+
+/** Milliseconds since 1970 of a time of `performance.now()`. */
+function wallMs(ms: number): number {
+  return performance.timeOrigin + ms;
+}
+
+/** One path to the peer. */
+class Link {
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+  readonly text: { local: string; remote: string };
+  readonly udp: number;
+  readonly listener: number;
+  heardMs: number | null = null;
+  heardSeq = 0;
+  heardAtMs = 0;
+  rttUs: number | null = null;
+  readonly #sentMs = new Float64Array(BEATS_KEPT);
+
+  constructor(text: { local: string; remote: string }) {
+    this.text = text;
+    this.local = parseHostPort(text.local);
+    this.remote = parseHostPort(text.remote);
+    this.udp = bindUdp(this.local, { remote: this.remote });
+    this.listener = listenTcp(this.local);
+  }
+
+  noteSent(seq: number, nowMs: number): void {
+    this.#sentMs[seq % BEATS_KEPT] = nowMs;
+  }
+
+  noteHeard(beat: Beat, nowMs: number): void {
+    this.heardMs = nowMs;
+    this.heardSeq = beat.seq;
+    this.heardAtMs = nowMs;
+    const sentMs = this.#sentMs[beat.echoSeq % BEATS_KEPT];
+    if (beat.echoSeq === 0 || sentMs === 0) return;
+    const rttUs = (nowMs - sentMs) * 1000 - beat.echoDelayUs;
+    if (rttUs < 0 || rttUs > 10_000_000) return;
+    this.rttUs = this.rttUs === null ? rttUs : this.rttUs + (rttUs - this.rttUs) / 8;
+  }
+
+  close(): void {
+    libc.close(this.udp);
+    libc.close(this.listener);
+  }
+}
+
+/** A planned switch on its way. */
+interface Switch {
+  id: number;
+  phase: "drain" | "handed";
+  sinceMs: number;
+  deadlineMs: number;
+}
+
+/** One service in the loop. */
+class Service {
+  readonly options: LoopServiceOptions;
+  readonly core: Core;
+  readonly base: bigint;
+  readonly replica: Replica;
+  readonly claim: AddressClaim;
+  channel: Channel | null = null;
+  switching: Switch | null = null;
+  lastTakeover: Takeover | null = null;
+  nextConnectMs = 0;
+  /** Which link the next attempt uses. */
+  attempt = 0;
+  announceAtMs: number[] = [];
+  relayUntilMs: number | null = null;
+  netReady = false;
+  appReady = false;
+  readonly netSlots: bigint[];
+  readonly appSlots: bigint[];
+  readonly vectors: bigint[];
+  readonly netLengthsAt: number;
+  readonly appLengthsAt: number;
+  readonly outListAt: number;
+  readonly outEntry: number;
+  readonly slotSize: number;
+
+  constructor(options: LoopServiceOptions, loop: LoopOptions, nowMs: number) {
+    this.options = options;
+    this.core = loadCore({
+      memoryMiB: options.memoryMiB,
+      capacity: options.capacity,
+      address: options.addressBytes,
+      ports: options.ports,
+      commit: options.commit,
+      logLimit: options.logLimit,
+      refuseUnprotectable: options.refuseUnprotectable,
+    });
+    const { wasm } = this.core;
+    this.base = addressOf(this.core.bytes);
+    wasm.setBase(Number(this.base & 0xffffffffn), Number(this.base >> 32n));
+    const slots = (first: number) =>
+      Array.from(
+        { length: wasm.batch() },
+        (_, i) => this.base + BigInt(first + i * wasm.slotSize()),
+      );
+    this.netSlots = slots(wasm.netSlots());
+    this.appSlots = slots(wasm.appSlots());
+    this.outListAt = wasm.outList();
+    this.outEntry = wasm.outEntry();
+    this.vectors = Array.from(
+      { length: wasm.outMax() },
+      (_, i) => this.base + BigInt(this.outListAt + i * this.outEntry),
+    );
+    this.netLengthsAt = wasm.netLengths();
+    this.appLengthsAt = wasm.appLengths();
+    this.slotSize = wasm.slotSize();
+    this.replica = new Replica({
+      service: options.name,
+      node: loop.node,
+      peer: loop.peer?.name ?? null,
+      prefer: options.prefer,
+      heartbeatMs: loop.heartbeatMs,
+      detect: loop.detect,
+      epoch: readEpoch(options.epochFile),
+    }, nowMs);
+    wasm.setMssMax(this.mssFor(options.mtu));
+    this.claim = new AddressClaim({
+      address: options.address,
+      tunName: options.tunName,
+      interfaceName: options.interfaceName,
+    });
+    this.claim.prepare();
+  }
+
+  /** Largest MSS for a path of `mtu` octets. */
+  mssFor(mtu: number): number {
+    return mtu - (this.options.addressBytes.length === 4 ? 40 : 60);
+  }
+
+  close(): void {
+    this.channel?.close();
+    this.channel = null;
+    this.claim.close();
+  }
+}
+
+/** The stored epoch; 0 when there is none yet. */
+function readEpoch(file: string): number {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(file);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
+  }
+  const epoch = Number(text.trim());
+  if (!Number.isInteger(epoch) || epoch < 0 || epoch > 0xffffffff) {
+    throw new Error(
+      `Cannot use epoch file ${file}: it holds ${
+        JSON.stringify(text.slice(0, 40))
+      }, allowed is a ` +
+        `number below 2^32`,
+    );
+  }
+  return epoch;
+}
+
+/** Stores an epoch so that a reader sees the old or the new one, never half. */
+function writeEpoch(file: string, epoch: number): void {
+  const temporary = `${file}.new`;
+  Deno.writeTextFileSync(temporary, `${epoch}\n`, { mode: 0o600 });
+  Deno.renameSync(temporary, file);
+}
+
+/** The data plane. */
+class DataLoop {
+  readonly #options: LoopOptions;
+  readonly #services: Service[] = [];
+  readonly #links: Link[] = [];
+  readonly #greeting = new Map<
+    number,
+    { fd: number; sinceMs: number; bytes: Memory; fill: number }
+  >();
+  readonly #datagram = new Memory(DATAGRAM_MAX);
+  readonly #beatOut = new Memory(DATAGRAM_MAX);
+  readonly #polls = new Memory(8 * 256);
+  #pollCount = 0;
+  readonly #incarnation: number;
+  #beatSeq = 0;
+  #nextBeatMs = 0;
+  #stopping = false;
+  #longestPassMs = 0;
+  #lastBusyMs = 0;
+
+  constructor(options: LoopOptions) {
+    this.#options = options;
+    this.#incarnation = crypto.getRandomValues(new Uint32Array(1))[0];
+    const nowMs = performance.now();
+    try {
+      for (const link of options.peer?.links ?? []) this.#links.push(new Link(link));
+      for (const service of options.services) {
+        this.#services.push(new Service(service, options, nowMs));
+      }
+    } catch (error) {
+      this.#close();
+      throw error;
+    }
+    libc.setpriority(PRIO_PROCESS, 0, NICE);
+  }
+
+  /** Runs until it is told to stop. */
+  run(): void {
+    try {
+      while (!this.#stopping) this.#pass();
+    } finally {
+      this.#close();
+    }
+  }
+
+  #close(): void {
+    for (const service of this.#services) {
+      service.claim.release();
+      service.close();
+    }
+    for (const link of this.#links) link.close();
+    for (const { fd } of this.#greeting.values()) libc.close(fd);
+  }
+
+  #log(
+    level: "debug" | "info" | "warn" | "error",
+    text: string,
+    fields: Record<string, unknown> = {},
+  ): void {
+    post({ kind: "log", level, text, fields });
+  }
+
+  // One pass ------------------------------------------------------------------------------------
+
+  #pass(): void {
+    const ready = this.#wait();
+    const startMs = performance.now();
+    if (ready) this.#receiveControl(startMs);
+    let busy = false;
+    for (const service of this.#services) {
+      if (this.#serve(service, startMs)) busy = true;
+    }
+    if (busy) this.#lastBusyMs = startMs;
+    if (startMs >= this.#nextBeatMs) {
+      this.#nextBeatMs = Math.max(this.#nextBeatMs + this.#options.heartbeatMs, startMs);
+      this.#sendBeats(startMs);
+    }
+    for (const service of this.#services) this.#judge(service, startMs);
+    const passMs = performance.now() - startMs;
+    if (passMs > this.#longestPassMs) this.#longestPassMs = passMs;
+  }
+
+  /** Waits for something to do; false when nothing but time has happened. */
+  #wait(): boolean {
+    const nowMs = performance.now();
+    let waitMs = Math.min(WAIT_MAX_MS, this.#nextBeatMs - nowMs);
+    for (const service of this.#services) {
+      const { wasm } = service.core;
+      if (wasm.more() !== 0 || wasm.bodyLength() > 0) waitMs = 0;
+      else if (wasm.hasTimers() !== 0 || service.switching !== null) {
+        waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
+      }
+      if (service.announceAtMs.length > 0) {
+        waitMs = Math.min(waitMs, service.announceAtMs[0] - nowMs);
+      }
+    }
+    if ((nowMs - this.#lastBusyMs) * 1000 < this.#options.spinUs) waitMs = 0;
+    this.#pollCount = 0;
+    this.#add(this.#options.mailboxFd, POLLIN);
+    for (const link of this.#links) {
+      this.#add(link.udp, POLLIN);
+      this.#add(link.listener, POLLIN);
+    }
+    for (const { fd } of this.#greeting.values()) this.#add(fd, POLLIN);
+    for (const service of this.#services) {
+      const { channel, options } = service;
+      const frozen = service.switching?.phase === "drain";
+      this.#add(frozen || channel?.isCongested ? -1 : options.netFd, POLLIN);
+      this.#add(frozen || service.core.wasm.appBudget() === 0 ? -1 : options.appFd, POLLIN);
+      let events = POLLIN;
+      if (channel !== null && (!channel.connected || channel.hasBacklog)) events |= POLLOUT;
+      this.#add(channel?.fd ?? -1, events);
+    }
+    const result = libc.poll(this.#polls.address, this.#pollCount, Math.max(0, Math.ceil(waitMs)));
+    return result > 0;
+  }
+
+  #add(fd: number, events: number): void {
+    const at = this.#pollCount * 8;
+    this.#polls.view.setInt32(at, fd, true);
+    this.#polls.view.setInt16(at + 4, events, true);
+    this.#polls.view.setInt16(at + 6, 0, true);
+    this.#pollCount++;
+  }
+
+  /** What poll said of the `index`th descriptor that was added. */
+  #events(index: number): number {
+    return this.#polls.view.getInt16(index * 8 + 6, true);
+  }
+
+  #receiveControl(nowMs: number): void {
+    let index = 0;
+    if (this.#events(index++) !== 0) this.#takeCommands(nowMs);
+    for (const link of this.#links) {
+      if (this.#events(index++) !== 0) this.#receiveBeats(link, nowMs);
+      if (this.#events(index++) !== 0) this.#accept(link, nowMs);
+    }
+    for (const greeting of [...this.#greeting.values()]) {
+      if (this.#events(index++) !== 0) this.#greet(greeting.fd, nowMs);
+    }
+    for (const service of this.#services) {
+      service.netReady = this.#events(index++) !== 0;
+      service.appReady = this.#events(index++) !== 0;
+      const events = this.#events(index++);
+      const { channel } = service;
+      if (channel !== null && (events & POLLOUT) !== 0) {
+        if (!channel.connected) this.#finishConnect(service, channel, nowMs);
+        else channel.flush(nowMs);
+      }
+    }
+  }
+
+  // Beats ---------------------------------------------------------------------------------------
+
+  #sendBeats(nowMs: number): void {
+    if (this.#links.length === 0) return;
+    this.#beatSeq = (this.#beatSeq + 1) >>> 0;
+    const services = this.#services.map((s) => ({
+      name: s.options.name,
+      role: s.replica.role,
+      epoch: s.replica.epoch,
+      ready: s.replica.ready,
+    }));
+    for (const link of this.#links) {
+      const bytes = encodeBeat({
+        kind: "beat",
+        node: this.#options.node,
+        incarnation: this.#incarnation,
+        seq: this.#beatSeq,
+        echoSeq: link.heardSeq,
+        echoDelayUs: Math.min(0xffffffff, Math.round((nowMs - link.heardAtMs) * 1000)),
+        services,
+      });
+      this.#beatOut.bytes.set(bytes);
+      link.noteSent(this.#beatSeq, nowMs);
+      // A link that is down refuses; its silence is noticed on the other side.
+      libc.send(link.udp, this.#beatOut.address, bytes.length, 0);
+    }
+  }
+
+  #receiveBeats(link: Link, nowMs: number): void {
+    for (let i = 0; i < 256; i++) {
+      const length = libc.recv(link.udp, this.#datagram.address, DATAGRAM_MAX, 0);
+      if (length < 0) return;
+      let beat: Beat;
+      try {
+        beat = decodeBeat(this.#datagram.bytes.slice(0, length));
+      } catch (error) {
+        if (!(error instanceof MessageError)) throw error;
+        this.#log("warn", "datagram refused", { link: link.text.local, why: error.message });
+        continue;
+      }
+      if (beat.node !== this.#options.peer?.name) {
+        this.#log("warn", "beat refused", {
+          link: link.text.local,
+          why: `it comes from node "${beat.node}", expected "${this.#options.peer?.name}"`,
+        });
+        continue;
+      }
+      link.noteHeard(beat, nowMs);
+      for (const said of beat.services) {
+        const service = this.#services.find((s) => s.options.name === said.name);
+        if (service !== undefined) {
+          this.#perform(service, service.replica.handleBeat(said, nowMs), nowMs);
+        }
+      }
+    }
+  }
+
+  // Channels ------------------------------------------------------------------------------------
+
+  /** A standby's connection: which service it is for, its first frame says. */
+  #accept(link: Link, nowMs: number): void {
+    for (;;) {
+      const accepted = acceptTcp(link.listener);
+      if (accepted === null) return;
+      if (this.#greeting.size >= 16) {
+        libc.close(accepted.fd);
+        continue;
+      }
+      this.#greeting.set(accepted.fd, {
+        fd: accepted.fd,
+        sinceMs: nowMs,
+        bytes: new Memory(DATAGRAM_MAX),
+        fill: 0,
+      });
+    }
+  }
+
+  #greet(fd: number, nowMs: number): void {
+    const greeting = this.#greeting.get(fd);
+    if (greeting === undefined) return;
+    const { bytes } = greeting;
+    const room = BigInt(greeting.fill);
+    const length = libc.recv(fd, bytes.address + room, DATAGRAM_MAX - greeting.fill, 0);
+    if (length <= 0) {
+      this.#dropGreeting(fd);
+      return;
+    }
+    greeting.fill += length;
+    if (greeting.fill < 2) return;
+    const envelopeLength = (bytes.bytes[0] << 8) | bytes.bytes[1];
+    if (greeting.fill < 2 + envelopeLength) {
+      if (envelopeLength + 2 > DATAGRAM_MAX) this.#dropGreeting(fd);
+      return;
+    }
+    try {
+      const hello = decodeFrame(bytes.bytes.slice(2, 2 + envelopeLength));
+      if (hello.kind !== "hello") throw new MessageError(`first frame is ${hello.kind}`);
+      if (greeting.fill !== 2 + envelopeLength) throw new MessageError("octets follow the hello");
+      this.#greeting.delete(fd);
+      this.#welcome(fd, hello, nowMs);
+    } catch (error) {
+      if (!(error instanceof MessageError)) throw error;
+      this.#log("warn", "channel refused", { why: error.message });
+      this.#dropGreeting(fd);
+    }
+  }
+
+  #dropGreeting(fd: number): void {
+    this.#greeting.delete(fd);
+    libc.close(fd);
+  }
+
+  /** Takes a standby's hello: from now on it counts. */
+  #welcome(fd: number, hello: Frame & { kind: "hello" }, nowMs: number): void {
+    const service = this.#services.find((s) => s.options.name === hello.service);
+    const refusal = service === undefined
+      ? `no service "${hello.service}" here`
+      : hello.node !== this.#options.peer?.name
+      ? `node "${hello.node}" is not our peer`
+      : service.replica.role !== "primary" || service.switching !== null
+      ? "not primary"
+      : null;
+    if (service === undefined || refusal !== null) {
+      this.#log("info", "standby refused", { service: hello.service, why: refusal });
+      libc.close(fd);
+      return;
+    }
+    if (service.channel !== null) this.#closeChannel(service, "a new one replaces it", nowMs);
+    const { core, options, replica } = service;
+    const channel = new Channel(fd, { core, base: service.base, connected: true, nowMs });
+    service.channel = channel;
+    channel.open = true;
+    channel.epoch = replica.epoch;
+    core.wasm.setMssMax(service.mssFor(Math.min(options.mtu, hello.mtu)));
+    core.wasm.begin(nowMs >>> 0);
+    core.wasm.standbyJoined(hello.logLimit);
+    channel.send({
+      kind: "welcome",
+      node: this.#options.node,
+      epoch: replica.epoch,
+      mtu: options.mtu,
+      logLimit: options.logLimit,
+      capacity: options.capacity,
+    }, nowMs);
+    replica.handleChannelUp();
+    this.#log("info", "standby joined", {
+      service: options.name,
+      node: hello.node,
+      epoch: replica.epoch,
+    });
+  }
+
+  #connect(service: Service, nowMs: number): void {
+    if (service.channel !== null || nowMs < service.nextConnectMs) return;
+    service.nextConnectMs = nowMs + RECONNECT_MS;
+    const link = this.#links[service.attempt++ % this.#links.length];
+    let fd: number;
+    try {
+      fd = connectTcp({ address: link.local.address, port: 0 }, link.remote);
+    } catch (error) {
+      this.#log("debug", "cannot open a channel", { why: (error as Error).message });
+      return;
+    }
+    service.channel = new Channel(fd, {
+      core: service.core,
+      base: service.base,
+      connected: false,
+      nowMs,
+    });
+  }
+
+  #finishConnect(service: Service, channel: Channel, nowMs: number): void {
+    const trouble = socketError(channel.fd);
+    if (trouble !== 0) {
+      this.#closeChannel(service, `connecting failed with error ${trouble}`, nowMs);
+      return;
+    }
+    channel.connected = true;
+    const { options } = service;
+    channel.send({
+      kind: "hello",
+      node: this.#options.node,
+      service: options.name,
+      epoch: service.replica.epoch,
+      mtu: options.mtu,
+      logLimit: options.logLimit,
+      capacity: options.capacity,
+    }, nowMs);
+  }
+
+  #closeChannel(service: Service, why: string, nowMs: number): void {
+    const { channel, replica } = service;
+    if (channel === null) return;
+    const wasOpen = channel.open;
+    channel.close();
+    service.channel = null;
+    service.nextConnectMs = nowMs + RECONNECT_MS;
+    if (wasOpen) this.#log("info", "channel closed", { service: service.options.name, why });
+    this.#perform(service, replica.handleChannelDown(why), nowMs);
+  }
+
+  #handleFrame(service: Service, channel: Channel, frame: Frame, body: number): void {
+    const nowMs = performance.now();
+    const { core, replica, options } = service;
+    const { wasm } = core;
+    switch (frame.kind) {
+      case "data": {
+        if (!channel.open) throw new MessageError("data before the greeting");
+        if (frame.epoch < channel.epoch) {
+          throw new MessageError(`data of epoch ${frame.epoch}, known is ${channel.epoch}`);
+        }
+        wasm.committed(frame.committed);
+        if (frame.bodyLength === 0) return;
+        const trouble = wasm.apply(body, frame.bodyLength);
+        if (trouble !== 0) {
+          throw new MessageError(`record at offset ${trouble - 1} is not well formed`);
+        }
+        channel.applied = frame.seq;
+        return;
+      }
+      case "welcome":
+        if (channel.open || replica.role !== "standby") {
+          throw new MessageError("welcome out of turn");
+        }
+        if (frame.epoch < replica.epoch) {
+          throw new MessageError(`welcome to epoch ${frame.epoch}, known is ${replica.epoch}`);
+        }
+        channel.open = true;
+        channel.epoch = frame.epoch;
+        wasm.setMssMax(service.mssFor(Math.min(options.mtu, frame.mtu)));
+        wasm.forgetAll(1);
+        wasm.setRole(CoreRole.standby);
+        replica.handleChannelUp();
+        this.#log("info", "following", {
+          service: options.name,
+          primary: frame.node,
+          epoch: frame.epoch,
+        });
+        return;
+      case "handover":
+        this.#perform(service, replica.handleHandover(frame.epoch), nowMs);
+        if (replica.role === "primary") {
+          channel.send({ kind: "took", epoch: replica.epoch }, nowMs);
+        }
+        return;
+      case "took":
+        this.#finishSwitch(service, nowMs);
+        return;
+      default:
+        throw new MessageError(`frame ${frame.kind} out of turn`);
+    }
+  }
+
+  // Forwarding ----------------------------------------------------------------------------------
+
+  /** One pass for one service; true when packets or messages moved. */
+  #serve(service: Service, nowMs: number): boolean {
+    const { core, options } = service;
+    const { wasm, view } = core;
+    let { channel } = service;
+    wasm.begin(nowMs >>> 0);
+    let busy = false;
+    if (channel !== null && channel.connected) {
+      let received = false;
+      const trouble = channel.receive((frame, body) => {
+        received = true;
+        this.#handleFrame(service, channel!, frame, body);
+      });
+      if (received) busy = true;
+      if (trouble !== null) this.#closeChannel(service, trouble, nowMs);
+      channel = service.channel;
+    }
+    let net = 0;
+    let app = 0;
+    const frozen = service.switching?.phase === "drain";
+    if (service.netReady && !frozen && !channel?.isCongested) {
+      const budget = wasm.netBudget();
+      while (net < budget) {
+        const length = libc.read(options.netFd, service.netSlots[net], service.slotSize);
+        if (length <= 0) break;
+        view.setUint32(service.netLengthsAt + net * 4, length, true);
+        net++;
+      }
+      service.netReady = net === budget;
+    }
+    if (service.appReady && !frozen) {
+      const budget = wasm.appBudget();
+      while (app < budget) {
+        const length = libc.read(options.appFd, service.appSlots[app], service.slotSize);
+        if (length <= 0) break;
+        view.setUint32(service.appLengthsAt + app * 4, length, true);
+        app++;
+      }
+      service.appReady = app === budget;
+    }
+    if (net > 0 || app > 0) busy = true;
+    const count = wasm.run(net, app);
+    this.#sendMessage(service, nowMs);
+    this.#write(service, count);
+    if (service.switching?.phase === "drain") this.#drain(service, service.switching, nowMs);
+    return busy;
+  }
+
+  /** Sends what the pass produced for the peer, or at least what was applied. */
+  #sendMessage(service: Service, nowMs: number): void {
+    const { core, channel, replica } = service;
+    const { wasm } = core;
+    const ackDue = wasm.takeAckDue() !== 0;
+    if (channel === null || !channel.open) {
+      if (wasm.bodyLength() > 0) wasm.sealed();
+      return;
+    }
+    if (wasm.bodyLength() > 0) channel.sendBody(replica.epoch, nowMs);
+    else if (ackDue) channel.acknowledge(replica.epoch, nowMs);
+    if (channel.fd < 0) this.#closeChannel(service, "its backlog is full", nowMs);
+  }
+
+  /** Writes the output list; an entry starts as the iovec that writev(2) wants. */
+  #write(service: Service, count: number): void {
+    const { core, options, vectors, outListAt, outEntry } = service;
+    const { view, wasm } = core;
+    for (let i = 0; i < count; i++) {
+      const toServer = view.getUint32(outListAt + i * outEntry + 16, true) === 1;
+      const fd = toServer ? options.appFd : options.netFd;
+      // A full device queue drops; TCP repeats it.
+      if (libc.writev(fd, vectors[i], 1) < 0) wasm.noteSwallowed();
+    }
+  }
+
+  // Roles ---------------------------------------------------------------------------------------
+
+  /** Time, greetings that take too long, a peer that stalls, announcements that are due. */
+  #judge(service: Service, nowMs: number): void {
+    const { channel, replica, switching } = service;
+    for (const { fd, sinceMs } of this.#greeting.values()) {
+      if (nowMs - sinceMs > GREET_MS) this.#dropGreeting(fd);
+    }
+    if (channel !== null) {
+      if (!channel.open && nowMs - channel.sinceMs > GREET_MS) {
+        this.#closeChannel(service, "no greeting came", nowMs);
+      } else if (channel.stalledSinceMs !== null && nowMs - channel.stalledSinceMs > STALL_MS) {
+        this.#closeChannel(service, `the peer took nothing for ${STALL_MS} ms`, nowMs);
+      }
+    }
+    this.#perform(service, replica.handleTime(nowMs), nowMs);
+    while (service.announceAtMs.length > 0 && service.announceAtMs[0] <= nowMs) {
+      service.announceAtMs.shift();
+      if (replica.role === "primary") service.claim.announce();
+    }
+    if (service.relayUntilMs !== null && nowMs >= service.relayUntilMs) {
+      service.relayUntilMs = null;
+      if (replica.role !== "primary") {
+        service.core.wasm.relay(0);
+        service.claim.release();
+      }
+    }
+    if (switching !== null && nowMs > switching.deadlineMs) {
+      service.switching = null;
+      post({
+        kind: "error",
+        id: switching.id,
+        message: switching.phase === "drain"
+          ? `Cannot switch ${service.options.name}: the standby did not confirm all input within ${SWITCH_MS} ms`
+          : `Cannot tell whether ${service.options.name} was switched: the peer did not answer within ${SWITCH_MS} ms`,
+      });
+    }
+  }
+
+  #perform(service: Service, effects: Effect[], nowMs: number): void {
+    for (const effect of effects) {
+      switch (effect.kind) {
+        case "storeEpoch":
+          writeEpoch(service.options.epochFile, effect.epoch);
+          break;
+        case "promote":
+          this.#takeOver(service, effect, nowMs);
+          break;
+        case "follow":
+          this.#connect(service, nowMs);
+          break;
+        case "dropStandby":
+          this.#dropStandby(service, effect.reason);
+          break;
+        case "silence":
+          this.#silence(service, effect.reason, nowMs);
+          break;
+      }
+    }
+  }
+
+  #dropStandby(service: Service, reason: string): void {
+    const { core, options } = service;
+    core.wasm.standbyLost();
+    service.channel?.close();
+    service.channel = null;
+    this.#log("warn", "standby lost", { service: options.name, why: reason });
+    if (service.switching?.phase === "drain") {
+      post({
+        kind: "error",
+        id: service.switching.id,
+        message: `Cannot switch ${options.name}: the standby was lost (${reason})`,
+      });
+      service.switching = null;
+    }
+  }
+
+  #silence(service: Service, reason: string, nowMs: number): void {
+    const { core, options } = service;
+    service.claim.release();
+    service.announceAtMs = [];
+    core.wasm.begin(nowMs >>> 0);
+    core.wasm.setRole(CoreRole.silent);
+    core.wasm.forgetAll(1);
+    this.#write(service, core.wasm.settle());
+    service.channel?.close();
+    service.channel = null;
+    this.#log("error", "retired", { service: options.name, why: reason });
+  }
+
+  /** Drain, adopt, claim, speak (DESIGN 5.6). */
+  #takeOver(service: Service, effect: Effect & { kind: "promote" }, nowMs: number): void {
+    const { core, options, replica } = service;
+    const { wasm } = core;
+    const suspectMs = performance.now();
+    const peerStays = effect.reason === "switch";
+    if (!peerStays && service.channel !== null) this.#drainChannel(service);
+    wasm.begin(performance.now() >>> 0);
+    const connections = wasm.promote(peerStays ? 1 : 0);
+    const adoptedMs = performance.now();
+    service.claim.claim();
+    service.claim.announce();
+    const claimedMs = performance.now();
+    let firstByteMs = 0;
+    let more = true;
+    while (more) {
+      wasm.begin(performance.now() >>> 0);
+      more = wasm.speak() !== 0;
+      const count = wasm.settle();
+      if (peerStays) this.#sendMessage(service, nowMs);
+      else if (wasm.bodyLength() > 0) wasm.sealed();
+      this.#write(service, count);
+      if (firstByteMs === 0) firstByteMs = performance.now();
+    }
+    const spokenMs = performance.now();
+    service.announceAtMs = ANNOUNCE_AGAIN_MS.map((ms) => claimedMs + ms);
+    const heardMs = replica.heardMs;
+    service.lastTakeover = {
+      reason: effect.reason,
+      epoch: effect.epoch,
+      detectMs: effect.silentMs,
+      takeoverMs: spokenMs - suspectMs,
+      connections,
+      at: new Date(wallMs(suspectMs)).toISOString(),
+      timeline: {
+        lastHeartbeatMs: heardMs === null ? null : wallMs(heardMs),
+        suspectMs: wallMs(suspectMs),
+        adoptedMs: wallMs(adoptedMs),
+        claimedMs: wallMs(claimedMs),
+        firstByteMs: wallMs(firstByteMs),
+      },
+    };
+    // A pass that was under way goes on with an empty output list.
+    wasm.begin(performance.now() >>> 0);
+    this.#log("info", "primary", {
+      service: options.name,
+      reason: effect.reason,
+      epoch: effect.epoch,
+      connections,
+      detectMs: round(effect.silentMs),
+      takeoverMs: round(spokenMs - suspectMs),
+    });
+  }
+
+  /** Applies everything the peer had sent before it went silent. */
+  #drainChannel(service: Service): void {
+    const { channel } = service;
+    if (channel === null) return;
+    for (let i = 0; i < 64 && channel.open && service.channel === channel; i++) {
+      let received = false;
+      const trouble = channel.receive((frame, body) => {
+        received = true;
+        if (frame.kind === "data") this.#handleFrame(service, channel, frame, body);
+      });
+      if (trouble !== null || !received) break;
+    }
+    channel.close();
+    service.channel = null;
+  }
+
+  // Planned switch ------------------------------------------------------------------------------
+
+  #startSwitch(id: number, name: string, nowMs: number): void {
+    const service = this.#services.find((s) => s.options.name === name);
+    const refuse = (message: string) => post({ kind: "error", id, message });
+    if (service === undefined) {
+      const known = this.#services.map((s) => s.options.name).join(", ");
+      return refuse(`Cannot switch ${name}: no such service, known are ${known}`);
+    }
+    const { replica } = service;
+    if (replica.role !== "primary") {
+      return refuse(`Cannot switch ${name} from here: this node is ${replica.role}, not primary`);
+    }
+    if (!replica.ready) return refuse(`Cannot switch ${name}: no standby is ready`);
+    if (service.switching !== null) return refuse(`Cannot switch ${name}: a switch is under way`);
+    service.switching = { id, phase: "drain", sinceMs: nowMs, deadlineMs: nowMs + SWITCH_MS };
+  }
+
+  /** While nothing is read: as soon as all input is committed and all output out, hand over. */
+  #drain(service: Service, switching: Switch, nowMs: number): void {
+    const { core, channel, replica } = service;
+    const { wasm } = core;
+    if (channel === null || wasm.heldCount() > 0 || wasm.isInputCommitted() === 0) return;
+    wasm.markAll();
+    while (wasm.dirty() !== 0) {
+      wasm.begin(nowMs >>> 0);
+      const count = wasm.settle();
+      this.#sendMessage(service, nowMs);
+      this.#write(service, count);
+      if (service.channel === null) return;
+    }
+    wasm.demote();
+    wasm.relay(1);
+    const epoch = replica.epoch + 1;
+    this.#perform(service, replica.handleHandedOver(epoch), nowMs);
+    channel.send({ kind: "handover", epoch }, nowMs);
+    service.announceAtMs = [];
+    switching.phase = "handed";
+  }
+
+  #finishSwitch(service: Service, nowMs: number): void {
+    const { switching, replica, options } = service;
+    service.relayUntilMs = nowMs + RELAY_MS;
+    if (switching === null) return;
+    service.switching = null;
+    const gapMs = nowMs - switching.sinceMs;
+    const connections = service.core.wasm.recordsUsed();
+    this.#log("info", "handed over", {
+      service: options.name,
+      epoch: replica.epoch,
+      connections,
+      gapMs: round(gapMs),
+    });
+    const value: LoopSwitch = { service: options.name, epoch: replica.epoch, connections, gapMs };
+    post({ kind: "reply", id: switching.id, value });
+  }
+
+  // Commands ------------------------------------------------------------------------------------
+
+  #takeCommands(nowMs: number): void {
+    for (;;) {
+      const text = take(this.#options.mailboxFd);
+      if (text === null) return;
+      const command = JSON.parse(text) as LoopCommand;
+      switch (command.kind) {
+        case "status":
+          post({ kind: "reply", id: command.id, value: this.#status(nowMs) });
+          break;
+        case "connections":
+          post({ kind: "reply", id: command.id, value: this.#connections(nowMs) });
+          break;
+        case "switch":
+          this.#startSwitch(command.id, command.service, nowMs);
+          break;
+        case "stop":
+          this.#stopping = true;
+          post({ kind: "reply", id: command.id, value: null });
+          break;
+      }
+    }
+  }
+
+  #status(nowMs: number): LoopStatus {
+    const longestPassMs = this.#longestPassMs;
+    this.#longestPassMs = 0;
+    const silenceMs = this.#options.heartbeatMs * this.#options.detect;
+    return {
+      services: this.#services.map((service) => {
+        const { core, replica, options } = service;
+        let total = 0;
+        let hot = 0;
+        const top = core.wasm.highWater();
+        const standby = replica.role === "standby";
+        for (let i = 0; i < top; i++) {
+          const at = core.wasm.recordAt(i);
+          if (at === 0) continue;
+          total++;
+          if (isProtected(core, at, standby)) hot++;
+        }
+        return {
+          name: options.name,
+          role: replica.role,
+          epoch: replica.epoch,
+          protected: replica.ready,
+          connections: { total, hot, log: 0, unprotected: total - hot },
+          lastTakeover: service.lastTakeover,
+          counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
+        };
+      }),
+      links: this.#links.map((link) => ({
+        local: link.text.local,
+        remote: link.text.remote,
+        up: link.heardMs !== null && nowMs - link.heardMs <= silenceMs,
+        rttUs: link.rttUs === null ? null : Math.round(link.rttUs),
+      })),
+      longestPassMs,
+    };
+  }
+
+  #connections(nowMs: number): LoopConnection[] {
+    const list: LoopConnection[] = [];
+    for (const { core, replica, options } of this.#services) {
+      const { view, offsets } = core;
+      const top = core.wasm.highWater();
+      const standby = replica.role === "standby";
+      const now = nowMs >>> 0;
+      for (let i = 0; i < top; i++) {
+        const at = core.wasm.recordAt(i);
+        if (at === 0) continue;
+        const u32 = (field: Field) => view.getUint32(at + offsets[field], true);
+        const ports = u32("ports");
+        const phase = u32("phase");
+        const isHot = isProtected(core, at, standby);
+        list.push({
+          service: options.name,
+          client: endpointText(core.bytes, at, options.addressBytes.length, ports & 0xffff),
+          port: ports >>> 16,
+          state: phase <= 2
+            ? "handshake"
+            : phase === 3
+            ? "established"
+            : phase === 4
+            ? "closing"
+            : "closed",
+          protection: isHot ? "hot" : "unprotected",
+          reason: isHot ? null : REASONS[u32("reason")] ?? null,
+          bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
+          bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
+          ageMs: (now - u32("openedAt")) >>> 0,
+          idleMs: (now - u32("seenAt")) >>> 0,
+        });
+      }
+    }
+    return list;
+  }
+}
+
+/** On a primary: the standby has it. On a standby: our server has it. */
+function isProtected(core: Core, at: number, standby: boolean): boolean {
+  if (!standby) return (core.view.getUint32(at + core.offsets.flags, true) & RecordFlag.hot) !== 0;
+  const leg = core.view.getUint32(at + core.offsets.leg, true);
+  return leg >= 1 && leg <= 3;
+}
+
+function endpointText(bytes: Uint8Array, at: number, length: number, port: number): string {
+  if (length === 4) return `${bytes.slice(at, at + 4).join(".")}:${port}`;
+  const groups: string[] = [];
+  for (let i = 0; i < 16; i += 2) {
+    groups.push(((bytes[at + i] << 8) | bytes[at + i + 1]).toString(16));
+  }
+  return `[${groups.join(":").replace(/(^|:)0(:0)+(:|$)/, "::")}]:${port}`;
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 1000) / 1000;
+}
+
+function post(message: LoopMessage): void {
+  self.postMessage(message);
+}
+
+self.onmessage = (event: MessageEvent<LoopOptions>) => {
+  let loop: DataLoop;
+  try {
+    loop = new DataLoop(event.data);
+  } catch (error) {
+    post({ kind: "failed", message: (error as Error).message });
+    self.close();
+    return;
+  }
+  post({ kind: "started" });
+  try {
+    loop.run();
+    post({ kind: "stopped" });
+  } catch (error) {
+    // Whatever it was, the devices close with us: better silent than wrong (P6).
+    post({ kind: "failed", message: (error as Error).stack ?? String(error) });
+  }
+  self.close();
+};

@@ -1,0 +1,334 @@
+/**
+ * message.ts - what daemons say to each other
+ *
+ * Theory of operation
+ * Two kinds of traffic run between replicas. Beats are datagrams, one CBOR item each, sent by the
+ * data loop on every link at every heartbeat. Frames run over one TCP connection for each service,
+ * opened by the standby:
+ *
+ *   frame    | envelope length u16be | envelope: one CBOR item | body: octets of core/records.ts |
+ *
+ * One frame carries all that one pass of the loop produced. Everything is a positional array,
+ * version first (RFC 8949, CDDL of RFC 8610):
+ *
+ *   beat     = [version, 0, node: tstr, incarnation: u32, seq: u32,
+ *               echoSeq: u32, echoDelayUs: u32, [* service]]
+ *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1]
+ *   hello    = [version, 1, node: tstr, service: tstr, epoch: u32, mtu: uint, logLimit: uint,
+ *               capacity: uint]                       ; standby, first frame
+ *   welcome  = [version, 2, node: tstr, epoch: u32, mtu: uint, logLimit: uint, capacity: uint]
+ *   data     = [version, 3, epoch: u32, seq: u32, committed: u32, bodyLength: uint]
+ *   handover = [version, 4, epoch: u32]               ; old primary: go on in this epoch
+ *   took     = [version, 5, epoch: u32]               ; new primary: the address is mine
+ *   refuse   = [version, 6, why: tstr]
+ *   version  = 1
+ *
+ * Decoding trusts nothing: before cbor-x sees an item, a scan admits only unsigned integers, short
+ * texts and arrays, to a depth and number that these messages need - so no tag, map, float or
+ * indefinite length is ever revived - and afterwards every field is checked.
+ */
+import { Decoder, Encoder } from "cbor-x/index-no-eval";
+
+/** Version of all messages. */
+export const VERSION = 1;
+/** Longest envelope and longest beat, in octets. */
+export const ENVELOPE_MAX = 1024;
+/** Longest text in a message, in octets. */
+const TEXT_MAX = 64;
+/** Most items in one message, arrays counted too. */
+const ITEMS_MAX = 256;
+/** Deepest nesting: the message, the list of services, a service. */
+const DEPTH_MAX = 3;
+
+/** Kinds of messages. */
+export const Kind = {
+  beat: 0,
+  hello: 1,
+  welcome: 2,
+  data: 3,
+  handover: 4,
+  took: 5,
+  refuse: 6,
+} as const;
+
+/** Roles in beats. */
+export const ROLES = ["joining", "standby", "primary", "retired"] as const;
+/** Role of a replica for one service (DESIGN section 8). */
+export type Role = typeof ROLES[number];
+
+/** What a beat says about one service. */
+export interface BeatService {
+  name: string;
+  role: Role;
+  epoch: number;
+  /** A primary: has a standby that could take over now. A standby: could take over now. */
+  ready: boolean;
+}
+
+/** "I am alive", said by the loop that forwards. */
+export interface Beat {
+  kind: "beat";
+  node: string;
+  /** Chosen anew at each start of the daemon. */
+  incarnation: number;
+  seq: number;
+  /** Sequence number of the last beat heard on this link, and how long ago, in microseconds. */
+  echoSeq: number;
+  echoDelayUs: number;
+  services: BeatService[];
+}
+
+/** A message on the replication channel. */
+export type Frame =
+  | {
+    kind: "hello";
+    node: string;
+    service: string;
+    epoch: number;
+    mtu: number;
+    logLimit: number;
+    capacity: number;
+  }
+  | {
+    kind: "welcome";
+    node: string;
+    epoch: number;
+    mtu: number;
+    logLimit: number;
+    capacity: number;
+  }
+  | { kind: "data"; epoch: number; seq: number; committed: number; bodyLength: number }
+  | { kind: "handover"; epoch: number }
+  | { kind: "took"; epoch: number }
+  | { kind: "refuse"; why: string };
+
+/** A message that is not one of ours: the sender is broken, old or hostile. */
+export class MessageError extends Error {
+  /** Always "MessageError". */
+  override readonly name = "MessageError";
+}
+
+const encoder = new Encoder({ useRecords: false, tagUint8Array: false });
+const decoder = new Decoder({ useRecords: false, mapsAsObjects: true, copyBuffers: true });
+
+/** Encodes a beat. */
+export function encodeBeat(beat: Beat): Uint8Array {
+  return encoder.encode([
+    VERSION,
+    Kind.beat,
+    beat.node,
+    beat.incarnation,
+    beat.seq,
+    beat.echoSeq,
+    beat.echoDelayUs,
+    beat.services.map((s) => [s.name, ROLES.indexOf(s.role), s.epoch, s.ready ? 1 : 0]),
+  ]);
+}
+
+/** Encodes the envelope of a frame, without its length. */
+export function encodeFrame(frame: Frame): Uint8Array {
+  switch (frame.kind) {
+    case "hello":
+      return encoder.encode([
+        VERSION,
+        Kind.hello,
+        frame.node,
+        frame.service,
+        frame.epoch,
+        frame.mtu,
+        frame.logLimit,
+        frame.capacity,
+      ]);
+    case "welcome":
+      return encoder.encode([
+        VERSION,
+        Kind.welcome,
+        frame.node,
+        frame.epoch,
+        frame.mtu,
+        frame.logLimit,
+        frame.capacity,
+      ]);
+    case "data":
+      return encoder.encode([
+        VERSION,
+        Kind.data,
+        frame.epoch,
+        frame.seq,
+        frame.committed,
+        frame.bodyLength,
+      ]);
+    case "handover":
+      return encoder.encode([VERSION, Kind.handover, frame.epoch]);
+    case "took":
+      return encoder.encode([VERSION, Kind.took, frame.epoch]);
+    case "refuse":
+      return encoder.encode([VERSION, Kind.refuse, frame.why.slice(0, TEXT_MAX)]);
+  }
+}
+
+/**
+ * Decodes a beat.
+ *
+ * @throws {MessageError} When it is not exactly one well-formed beat of our version.
+ */
+export function decodeBeat(bytes: Uint8Array): Beat {
+  const items = decodeItems(bytes);
+  expectKind(items, Kind.beat, 8);
+  const list = items[7];
+  if (!Array.isArray(list)) throw new MessageError("Cannot decode a beat: services is no array");
+  return {
+    kind: "beat",
+    node: text(items[2], "node"),
+    incarnation: u32(items[3], "incarnation"),
+    seq: u32(items[4], "seq"),
+    echoSeq: u32(items[5], "echoSeq"),
+    echoDelayUs: u32(items[6], "echoDelayUs"),
+    services: list.map((entry) => {
+      if (!Array.isArray(entry) || entry.length !== 4) {
+        throw new MessageError("Cannot decode a beat: a service is no array of 4");
+      }
+      const role = ROLES[uint(entry[1], "role")];
+      if (role === undefined) throw new MessageError(`Cannot decode a beat: role is ${entry[1]}`);
+      return {
+        name: text(entry[0], "service"),
+        role,
+        epoch: u32(entry[2], "epoch"),
+        ready: uint(entry[3], "ready") === 1,
+      };
+    }),
+  };
+}
+
+/**
+ * Decodes an envelope.
+ *
+ * @throws {MessageError} When it is not exactly one well-formed frame of our version.
+ */
+export function decodeFrame(bytes: Uint8Array): Frame {
+  const items = decodeItems(bytes);
+  switch (items[1]) {
+    case Kind.data:
+      expectKind(items, Kind.data, 6);
+      return {
+        kind: "data",
+        epoch: u32(items[2], "epoch"),
+        seq: u32(items[3], "seq"),
+        committed: u32(items[4], "committed"),
+        bodyLength: u32(items[5], "bodyLength"),
+      };
+    case Kind.hello:
+      expectKind(items, Kind.hello, 8);
+      return {
+        kind: "hello",
+        node: text(items[2], "node"),
+        service: text(items[3], "service"),
+        epoch: u32(items[4], "epoch"),
+        mtu: u32(items[5], "mtu"),
+        logLimit: u32(items[6], "logLimit"),
+        capacity: u32(items[7], "capacity"),
+      };
+    case Kind.welcome:
+      expectKind(items, Kind.welcome, 7);
+      return {
+        kind: "welcome",
+        node: text(items[2], "node"),
+        epoch: u32(items[3], "epoch"),
+        mtu: u32(items[4], "mtu"),
+        logLimit: u32(items[5], "logLimit"),
+        capacity: u32(items[6], "capacity"),
+      };
+    case Kind.handover:
+    case Kind.took:
+      expectKind(items, items[1], 3);
+      return {
+        kind: items[1] === Kind.took ? "took" : "handover",
+        epoch: u32(items[2], "epoch"),
+      };
+    case Kind.refuse:
+      expectKind(items, Kind.refuse, 3);
+      return { kind: "refuse", why: text(items[2], "why") };
+    default:
+      throw new MessageError(`Cannot decode a frame: its kind is ${items[1]}`);
+  }
+}
+
+/** One item after the scan; always an array. */
+function decodeItems(bytes: Uint8Array): unknown[] {
+  const trouble = scan(bytes);
+  if (trouble !== null) throw new MessageError(`Cannot decode a message: ${trouble}`);
+  let items: unknown;
+  try {
+    items = decoder.decode(bytes);
+  } catch (error) {
+    throw new MessageError(`Cannot decode a message: ${(error as Error).message}`);
+  }
+  if (!Array.isArray(items)) throw new MessageError("Cannot decode a message: it is no array");
+  if (items[0] !== VERSION) {
+    throw new MessageError(`Cannot decode a message: its version is ${items[0]}, not ${VERSION}`);
+  }
+  return items;
+}
+
+/** What is wrong with an item of RFC 8949, or null when it is plain enough to be decoded. */
+function scan(bytes: Uint8Array): string | null {
+  if (bytes.length === 0 || bytes.length > ENVELOPE_MAX) return `its length is ${bytes.length}`;
+  let at = 0;
+  let items = 0;
+  /** Items still expected at each depth. */
+  const expected = [1];
+  while (expected.length > 0) {
+    if (expected[expected.length - 1] === 0) {
+      expected.pop();
+      continue;
+    }
+    expected[expected.length - 1]--;
+    if (++items > ITEMS_MAX) return "it has too many items";
+    if (at >= bytes.length) return "it is cut short";
+    const major = bytes[at] >> 5;
+    const info = bytes[at] & 31;
+    at++;
+    let value = info;
+    if (info >= 24) {
+      if (info > 27) return "it has an indefinite length";
+      const width = 1 << (info - 24);
+      if (at + width > bytes.length) return "it is cut short";
+      value = 0;
+      for (let i = 0; i < width; i++) value = value * 256 + bytes[at++];
+    }
+    if (major === 0) continue;
+    if (major === 3) {
+      if (value > TEXT_MAX) return "a text is too long";
+      if (at + value > bytes.length) return "it is cut short";
+      at += value;
+    } else if (major === 4) {
+      if (expected.length > DEPTH_MAX) return "it is nested too deeply";
+      if (value > ITEMS_MAX) return "it has too many items";
+      expected.push(value);
+    } else return `it holds major type ${major}`;
+  }
+  return at === bytes.length ? null : "octets follow it";
+}
+
+function expectKind(items: unknown[], kind: unknown, length: number): void {
+  if (items[1] !== kind || items.length !== length) {
+    throw new MessageError(`Cannot decode a message of kind ${items[1]} with ${items.length} items`);
+  }
+}
+
+function text(value: unknown, field: string): string {
+  if (typeof value === "string") return value;
+  throw new MessageError(`Cannot decode a message: ${field} is no text`);
+}
+
+function uint(value: unknown, field: string): number {
+  // cbor-x gives a bigint only past 2^53, which no field of ours means.
+  if (typeof value === "number" && Number.isSafeInteger(value) && value >= 0) return value;
+  throw new MessageError(`Cannot decode a message: ${field} is no unsigned integer`);
+}
+
+function u32(value: unknown, field: string): number {
+  const number = uint(value, field);
+  if (number <= 0xffffffff) return number;
+  throw new MessageError(`Cannot decode a message: ${field} is ${number}, above 2^32 - 1`);
+}
