@@ -17,6 +17,7 @@
  *   server-fin   the server has ended its direction      the client's octets still leave
  *   silent       nothing at all for `silentMs`           an exchange before, an exchange after
  *   handshake    SYNs spread across the moment           then an exchange
+ *   bulk         `bulkOctets` arrive as fast as can be   verified; not part of the usual mix
  *
  * A connection fails on a reset, an early end, a wrong octet or a deadline; the message says which
  * connection, what it was doing and how far it had come. All run to their end whatever happens to
@@ -24,7 +25,7 @@
  *
  * Usage: deno run -A test/net/workload.ts --address A [--port 80] [--connections 200]
  *          [--mix KIND,KIND,...] [--seed N] [--duration-ms 8000] [--moment-ms 3000]
- *          [--silent-ms 6000]
+ *          [--silent-ms 6000] [--rate OCTETS_PER_SECOND] [--bulk-octets N]
  */
 
 import { createHash } from "node:crypto";
@@ -36,9 +37,8 @@ import { Random } from "./random.ts";
 
 /** Time between two pieces of a paced transfer, milliseconds. */
 const PACE_MS = 20;
-/** Octets of a paced transfer per second, from and up to. */
-const RATE_MIN = 200_000;
-const RATE_MAX = 1_000_000;
+/** A paced transfer moves between this share of `rate` and all of it. */
+const RATE_SHARE_MIN = 0.2;
 /** A stalled reader asks for so much more than all buffers on the way can hold. */
 const STALL_OCTETS = 24 << 20;
 /** How long after the moment a stalled reader still reads nothing, milliseconds. */
@@ -50,8 +50,8 @@ const EXCHANGE_OCTETS = 20_000;
 /** Connections open within so many milliseconds of time 0. */
 const OPEN_SPREAD_MS = 500;
 
-/** The kinds of connection, in the order in which they take turns. */
-export const KINDS = [
+/** The kinds of the usual mix, in the order in which they take turns. */
+export const MIX = [
   "download",
   "upload",
   "echo",
@@ -64,7 +64,7 @@ export const KINDS = [
 ] as const;
 
 /** One of the kinds of connection. */
-export type Kind = typeof KINDS[number];
+export type Kind = typeof MIX[number] | "bulk";
 
 /** How one connection fared. */
 export interface ConnectionResult {
@@ -99,6 +99,10 @@ interface Plan {
   durationMs: number;
   momentMs: number;
   silentMs: number;
+  /** Octets per second of the fastest paced transfer. */
+  rate: number;
+  /** Octets of a `bulk` transfer. */
+  bulkOctets: number;
   /** `performance.now()` of time 0. */
   startMs: number;
 }
@@ -122,6 +126,7 @@ const ACTIONS: Record<Kind, (dialogue: Dialogue, task: Task) => Promise<void>> =
   "server-fin": serverFin,
   silent,
   handshake: exchange,
+  bulk,
 };
 
 /** Milliseconds since time 0. */
@@ -140,7 +145,7 @@ function line(text: string): Uint8Array {
 /** Octets that a paced transfer of this task moves by the end of the run. */
 function pacedOctets({ plan, random }: Task): number {
   const leftSeconds = Math.max(0.1, (plan.durationMs - elapsedMs(plan)) / 1000);
-  return Math.floor(random.between(RATE_MIN, RATE_MAX) * leftSeconds);
+  return Math.floor(plan.rate * random.between(RATE_SHARE_MIN, 1) * leftSeconds);
 }
 
 /** Calls `move` with offset and length of each piece, evenly until the end of the run. */
@@ -306,6 +311,13 @@ async function exchange(dialogue: Dialogue, { key }: Task): Promise<void> {
   await finish(dialogue);
 }
 
+async function bulk(dialogue: Dialogue, { plan, key }: Task): Promise<void> {
+  const length = plan.bulkOctets;
+  await dialogue.write(line(`get ${key} ${length}`));
+  await expectPattern(dialogue, key, { offset: 0, length });
+  await finish(dialogue);
+}
+
 /** Runs one connection to its end, good or bad. */
 async function runConnection(kind: Kind, task: Task): Promise<ConnectionResult> {
   const { plan, random, name } = task;
@@ -340,9 +352,9 @@ function summarize(seed: number, connections: ConnectionResult[]): WorkloadResul
 
 function parseKinds(text: string): Kind[] {
   return text.split(",").map((word) => {
-    const kind = KINDS.find((kind) => kind === word);
+    const kind = (Object.keys(ACTIONS) as Kind[]).find((kind) => kind === word);
     if (kind === undefined) {
-      throw new RangeError(`--mix holds '${word}', allowed are ${KINDS.join(", ")}`);
+      throw new RangeError(`--mix holds '${word}', allowed are ${Object.keys(ACTIONS).join(", ")}`);
     }
     return kind;
   });
@@ -360,11 +372,13 @@ async function main(): Promise<number> {
       address: { type: "string" },
       port: { type: "string", default: "80" },
       connections: { type: "string", default: "200" },
-      mix: { type: "string", default: KINDS.join(",") },
+      mix: { type: "string", default: MIX.join(",") },
       seed: { type: "string", default: "1" },
       "duration-ms": { type: "string", default: "8000" },
       "moment-ms": { type: "string", default: "3000" },
       "silent-ms": { type: "string", default: "6000" },
+      rate: { type: "string", default: "1000000" },
+      "bulk-octets": { type: "string", default: "0" },
     },
   });
   if (values.address === undefined) throw new Error("Cannot start: --address is required");
@@ -377,6 +391,8 @@ async function main(): Promise<number> {
     durationMs: parseCount(values["duration-ms"], "duration-ms"),
     momentMs: parseCount(values["moment-ms"], "moment-ms"),
     silentMs: parseCount(values["silent-ms"], "silent-ms"),
+    rate: parseCount(values.rate, "rate"),
+    bulkOctets: parseCount(values["bulk-octets"], "bulk-octets"),
     startMs: 0,
   };
   const count = parseCount(values.connections, "connections");
