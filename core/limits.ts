@@ -69,3 +69,8 @@ export const SUPER_SEGMENT: u32 = 61440;
 export const REASSEMBLIES: u32 = 4;
 /** An incomplete datagram is dropped after this time, in milliseconds (RFC 8200 allows 60 s). */
 export const REASSEMBLY_MS: u32 = 5000;
+/**
+ * After a takeover the client may acknowledge octets the old primary sent in its last moments and
+ * told us nothing of: at most this many beyond what we know, a client's largest usual window.
+ */
+export const UNKNOWN_OUTPUT_MAX: u32 = 16 << 20;

@@ -91,6 +91,8 @@ export const enum Flag {
   /** The client's window or timestamp changed: worth an ACK to the local kernel. */
   WindowMoved = 131072,
   ServerReset = 262144,
+  /** Taken over: the client may have acknowledged octets that the old primary's server said first. */
+  Taken = 524288,
 }
 
 @unmanaged
@@ -143,6 +145,8 @@ export class Connection {
   issDelta: u32 = 0;
   sndNxt: u32 = 0;
   sndShown: u32 = 0;
+  /** sndShown when we took over. */
+  takenAt: u32 = 0;
   cliAck: u32 = 0;
   legUna: u32 = 0;
   srvFin: u32 = 0;

@@ -12,7 +12,7 @@
  * Only segments that are acceptable (RFC 9293 section 3.10.7.4) move the record; the local kernel
  * judges all others itself, as it would without us.
  */
-import { HALF_OPEN_MS, LINGER_MS } from "../limits";
+import { HALF_OPEN_MS, LINGER_MS, UNKNOWN_OUTPUT_MAX } from "../limits";
 import { count, Counter, isServed, Role, state } from "../state";
 import { after, before, get16, later } from "../wire/bytes";
 import {
@@ -50,7 +50,7 @@ import {
 import { find } from "../flow/table";
 import { cover } from "../stream/ranges";
 import { CloseHow, writeClose, writeData, writeRaw } from "../records";
-import { absorb, noteClientFin } from "./feeder";
+import { absorb, enterFed, noteClientFin } from "./feeder";
 import { refuseClient, toServer } from "./output";
 import { joinFragment } from "./reassembly";
 
@@ -195,6 +195,13 @@ function known(c: Connection, v: View): void {
     onSyn(c, v);
     return;
   }
+  if (
+    has(c, Flag.Taken) && !has(c, Flag.Fed) && c.leg == Leg.Open && after(v.ack, c.sndNxt) &&
+    (v.flags & ACK) != 0 && !after(v.ack, mostAcked(c)) && !after(v.seq, c.edgeShown)
+  ) {
+    // It has octets of the old primary's that our server has yet to write: stand between again.
+    enterFed(c);
+  }
   const fed = has(c, Flag.Fed);
   if (v.flags & RST) {
     onReset(c, v, fed);
@@ -226,11 +233,16 @@ function known(c: Connection, v: View): void {
   toServer(v.at, v.length);
 }
 
+/** The highest number a client can honestly acknowledge after a takeover. */
+function mostAcked(c: Connection): u32 {
+  return later(c.sndNxt, c.takenAt + UNKNOWN_OUTPUT_MAX);
+}
+
 /** Takes SEG.ACK, window and TSval into the record; true when something moved. */
 function takeAck(c: Connection, v: View): bool {
   let moved = false;
   // After a takeover the client may have acknowledged more than our server has produced so far.
-  const most = has(c, Flag.Fed) ? later(c.sndNxt, c.sndShown) + 0x1000000 : c.sndNxt;
+  const most = has(c, Flag.Fed) ? mostAcked(c) : c.sndNxt;
   if (after(v.ack, most) || before(v.ack, c.cliAck)) return false;
   if (v.ack != c.cliAck) {
     c.cliAck = v.ack;

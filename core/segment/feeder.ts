@@ -103,6 +103,22 @@ export function noteClientFin(c: Connection, seq: u32): void {
   if (c.phase == Phase.Open) c.phase = Phase.Closing;
 }
 
+/** From here on we stand between: what passed until now is the local kernel's own affair. */
+export function enterFed(c: Connection): void {
+  c.flags |= Flag.Fed;
+  c.tries = 0;
+  c.logFrom = c.rcvNxt;
+  c.legNxt = c.rcvNxt;
+  c.legUna = c.cliAck;
+  c.parkBase = c.sndNxt;
+  c.parkEnd = c.sndNxt;
+  if (c.legNxt != c.legAck && c.leg == Leg.Open) {
+    c.rtoMs = FEED_RTO_MIN_MS;
+    startTimer(c, state().now + c.rtoMs);
+  }
+  markPump(c);
+}
+
 /** True when the local server has everything the client said and the client all it has sent. */
 export function hasCaughtUp(c: Connection): bool {
   return c.leg == Leg.Open && c.legAck == c.rcvNxt && !c.range && !after(c.cliAck, c.sndNxt) &&

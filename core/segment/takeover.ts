@@ -8,7 +8,7 @@
  * After promote() a connection stays "fed" until its server has read all of the log and produced
  * all the client has acknowledged; most are direct at once.
  */
-import { FEED_RTO_MIN_MS, HALF_OPEN_MS, SUPER_SEGMENT, TS_SLACK_MS } from "../limits";
+import { HALF_OPEN_MS, SUPER_SEGMENT, TS_SLACK_MS } from "../limits";
 import { count, Counter, Role, state } from "../state";
 import { after, before, later } from "../wire/bytes";
 import { FIN } from "../wire/packet";
@@ -35,7 +35,7 @@ import {
   tcpOf,
   toClient,
 } from "./output";
-import { pump } from "./feeder";
+import { enterFed, pump } from "./feeder";
 
 /**
  * Sets tsDelta so that our server's clock goes on where the client's picture of it stands: what the
@@ -70,6 +70,8 @@ export function promote(peerStays: bool): u32 {
       continue;
     }
     taken++;
+    c.flags |= Flag.Taken;
+    c.takenAt = later(c.sndShown, c.cliAck);
     if (has(c, Flag.TsOk) && c.leg >= Leg.SynAck) {
       alignTimestamps(c);
       c.tsShown += s.now - c.tsShownAt + TS_SLACK_MS;
@@ -153,18 +155,8 @@ export function demote(): void {
     c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient));
     c.tries = 0;
     if (has(c, Flag.Fed)) continue;
-    c.flags |= Flag.Fed;
-    c.logFrom = c.rcvNxt;
-    c.legNxt = c.rcvNxt;
-    c.legUna = c.cliAck;
-    c.parkBase = c.sndNxt;
-    c.parkEnd = c.sndNxt;
+    enterFed(c);
     c.edgeReported = c.legAck + s.logLimit;
-    if (c.legNxt != c.legAck && c.leg == Leg.Open) {
-      c.rtoMs = FEED_RTO_MIN_MS;
-      startTimer(c, s.now + c.rtoMs);
-    }
-    markPump(c);
   }
 }
 
