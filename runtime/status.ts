@@ -1,0 +1,324 @@
+/**
+ * status.ts - what a node says about itself, for programs and for people
+ *
+ * Theory of operation
+ * The interfaces are the JSON that `holdfast status --json` and `connections --json` print and that the
+ * control socket serves; their keys are a promise to other programs (more may be added). The functions
+ * turn the same data into text. {@linkcode DaemonApi} is what a running daemon can be asked.
+ *
+ * Text that came from another program (names, reasons) is stripped of control characters, so that
+ * nothing a peer says can move a terminal's cursor.
+ */
+
+/** What a replica does for one service. */
+export type ServiceRole = "joining" | "standby" | "primary" | "retired";
+
+/** How one connection is protected. */
+export type Protection = "hot" | "log" | "unprotected";
+
+/** A running daemon, as commands see it. Every promise is settled within seconds. */
+export interface DaemonApi {
+  /** The state of this node. */
+  status(): Promise<NodeStatus>;
+  /** The connections of all services of this node. */
+  connections(): Promise<ConnectionInfo[]>;
+  /**
+   * Moves a service with its live connections to another node.
+   *
+   * @param service Name of the service.
+   * @param to Name of the node; the standby if not given.
+   * @throws {Error} When it is not primary here, or nobody is ready to take it.
+   */
+  switchService(service: string, to?: string): Promise<SwitchResult>;
+  /**
+   * Ends all services on this node and undoes what was changed on the host.
+   *
+   * @param options `handOver`: first let the standby take what it can.
+   */
+  stop(options: { handOver: boolean }): Promise<void>;
+  /** Resolves with the reason when the data plane ends without being told to. */
+  readonly ended?: Promise<string>;
+}
+
+/** A planned switch that was made. */
+export interface SwitchResult {
+  /** Name of the service. */
+  service: string;
+  /** Node that was primary. */
+  from: string;
+  /** Node that is primary now. */
+  to: string;
+  /** The new epoch. */
+  epoch: number;
+  /** Connections that moved. */
+  connections: number;
+  /** Longest time in which nobody spoke for the service, milliseconds. */
+  gapMs: number;
+}
+
+/** State of a node. */
+export interface NodeStatus {
+  /** Name of the node. */
+  node: string;
+  /** Version of the program. */
+  version: string;
+  /** Services that the node has a share in. */
+  services: ServiceStatus[];
+  /** The other nodes. */
+  peers: PeerStatus[];
+}
+
+/** State of one service on one node. */
+export interface ServiceStatus {
+  /** Name of the service. */
+  name: string;
+  /** What clients dial. */
+  address: string;
+  /** TCP ports. */
+  ports: number[];
+  /** How connections are protected. */
+  mode: "hot" | "log";
+  /** What this node does for it. */
+  role: ServiceRole;
+  /** Number of the term of authority. */
+  epoch: number;
+  /** Whether a standby could take over now. */
+  protected: boolean;
+  /** The server behind it. */
+  app: AppStatus;
+  /** How many connections there are. */
+  connections: ConnectionCounts;
+  /** The last time this node took over; null when it never did. */
+  lastTakeover: TakeoverStatus | null;
+  /** What has been counted since the start, by name. */
+  counters: Record<string, number>;
+  /** What an operator should know. */
+  warnings: string[];
+}
+
+/** State of a server. */
+export interface AppStatus {
+  /** "external" when Holdfast does not start it. */
+  state: "starting" | "running" | "exited" | "stopped" | "external";
+  /** Process id in the host's view; null when there is none. */
+  pid: number | null;
+  /** How often it was started again. */
+  restarts?: number;
+  /** How it ended last: "status 1" or "SIGSEGV"; null when it never did. */
+  lastExit?: string | null;
+}
+
+/** Connections of a service by protection. */
+export interface ConnectionCounts {
+  /** All of them. */
+  total: number;
+  /** Followed by a standby's server. */
+  hot: number;
+  /** Followed by a standby's log. */
+  log: number;
+  /** Would not survive. */
+  unprotected: number;
+}
+
+/** A takeover. */
+export interface TakeoverStatus {
+  /** Why: "start", "peer-silent", "switch". */
+  reason: string;
+  /** From the peer's last sign of life to the suspicion, milliseconds. */
+  detectMs: number;
+  /** From the suspicion to the first segment, milliseconds. */
+  takeoverMs: number;
+  /** Connections taken over. */
+  connections: number;
+  /** Wall clock, RFC 3339. */
+  at: string;
+}
+
+/** State of another node. */
+export interface PeerStatus {
+  /** Its name. */
+  name: string;
+  /** The ways to it. */
+  links: LinkStatus[];
+}
+
+/** State of one link. */
+export interface LinkStatus {
+  /** Own end, "10.0.0.1:7946". */
+  local: string;
+  /** The peer's end. */
+  remote: string;
+  /** Whether the peer is heard on it. */
+  up: boolean;
+  /** Round trip, microseconds; null when not measured. */
+  rttUs: number | null;
+}
+
+/** One client's connection. */
+export interface ConnectionInfo {
+  /** Name of the service. */
+  service: string;
+  /** The client's end, "10.0.0.2:51234". */
+  client: string;
+  /** The service's port. */
+  port: number;
+  /** How far it has come. */
+  state: "handshake" | "established" | "closing" | "closed";
+  /** How it is protected. */
+  protection: Protection;
+  /** Why it is not protected; null when it is. */
+  reason: string | null;
+  /** Octets of payload from the client. */
+  bytesIn: number;
+  /** Octets of payload to the client. */
+  bytesOut: number;
+  /** Since it was opened, milliseconds. */
+  ageMs: number;
+  /** Since its last segment, milliseconds. */
+  idleMs: number;
+}
+
+/** The text of `holdfast status`; ends with a line feed. */
+export function renderStatus(status: NodeStatus): string {
+  const blocks = [`node ${status.node}, version ${status.version}`];
+  blocks.push(
+    status.services.length === 0 ? "no services" : table(
+      ["SERVICE", "ADDRESS", "PORTS", "ROLE", "EPOCH", "PROTECTED", "SERVER", "CONNECTIONS"],
+      status.services.map((service) => [
+        service.name,
+        service.address,
+        service.ports.join(","),
+        service.role,
+        String(service.epoch),
+        service.protected ? "yes" : "no",
+        renderApp(service.app),
+        renderCounts(service.connections),
+      ]),
+    ),
+  );
+  const notes = status.services.flatMap(notesOf);
+  if (notes.length > 0) blocks.push(notes.join("\n"));
+  const links = status.peers.flatMap(({ name, links }) =>
+    links.map((link) => [
+      name,
+      `${link.local} -> ${link.remote}`,
+      link.up ? "up" : "down",
+      link.rttUs === null ? "-" : `${Math.round(link.rttUs)} us`,
+    ])
+  );
+  blocks.push(
+    links.length === 0
+      ? "no peers: nobody could take over"
+      : table(["PEER", "LINK", "STATE", "ROUND TRIP"], links),
+  );
+  return clean(blocks.join("\n\n")) + "\n";
+}
+
+/** The text of `holdfast connections`; ends with a line feed. */
+export function renderConnections(connections: readonly ConnectionInfo[]): string {
+  if (connections.length === 0) return "no connections\n";
+  const counts = { total: connections.length, hot: 0, log: 0, unprotected: 0 };
+  for (const { protection } of connections) counts[protection]++;
+  const rows = connections.map((connection) => [
+    connection.service,
+    connection.client,
+    String(connection.port),
+    connection.state,
+    connection.protection,
+    formatOctets(connection.bytesIn),
+    formatOctets(connection.bytesOut),
+    formatMs(connection.ageMs),
+    formatMs(connection.idleMs),
+    connection.reason ?? "",
+  ]);
+  const head = ["SERVICE", "CLIENT", "PORT", "STATE", "PROTECTION", "IN", "OUT", "AGE", "IDLE"];
+  return clean(`${table([...head, "REASON"], rows)}\n\n${renderCounts(counts)}`) + "\n";
+}
+
+/** The text of `holdfast switch`; ends with a line feed. */
+export function renderSwitch(result: SwitchResult): string {
+  const { service, from, to, epoch, connections, gapMs } = result;
+  return clean(
+    `${service}: ${from} -> ${to}, epoch ${epoch}, ${count(connections, "connection")} moved, ` +
+      `nobody spoke for ${formatMs(gapMs)}`,
+  ) + "\n";
+}
+
+/** What there is to say about a service beside its line. */
+function notesOf(service: ServiceStatus): string[] {
+  const notes = service.warnings.map((warning) => `${service.name}: warning: ${warning}`);
+  const { app, lastTakeover } = service;
+  if (app.lastExit !== undefined && app.lastExit !== null) {
+    const restarts = count(app.restarts ?? 0, "restart");
+    notes.push(`${service.name}: server last ended with ${app.lastExit}, ${restarts}`);
+  }
+  if (lastTakeover !== null) {
+    const { reason, connections, detectMs, takeoverMs, at } = lastTakeover;
+    notes.push(
+      `${service.name}: took over ${count(connections, "connection")} at ${at} (${reason}), ` +
+        `detected in ${formatMs(detectMs)}, took ${formatMs(takeoverMs)}`,
+    );
+  }
+  return notes;
+}
+
+function renderApp(app: AppStatus): string {
+  return app.pid === null ? app.state : `${app.state} (${app.pid})`;
+}
+
+function renderCounts({ total, hot, log, unprotected }: ConnectionCounts): string {
+  const parts = Object.entries({ hot, log, unprotected }).filter(([, number]) => number > 0);
+  const detail = parts.map(([name, number]) => `${number} ${name}`).join(", ");
+  return detail === "" ? String(total) : `${total} (${detail})`;
+}
+
+/** Columns of equal width, two blanks apart; the last one is not padded. */
+function table(head: string[], rows: string[][]): string {
+  const lines = [head, ...rows];
+  const widths = head.map((_, column) =>
+    lines.reduce((width, line) => Math.max(width, line[column].length), 0)
+  );
+  return lines
+    .map((line) => line.map((cell, column) => cell.padEnd(widths[column])).join("  ").trimEnd())
+    .join("\n");
+}
+
+const OCTET_UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+/**
+ * Octets for people: "17 B", "1.5 MiB".
+ *
+ * @param octets Not negative.
+ */
+export function formatOctets(octets: number): string {
+  let value = octets;
+  let unit = 0;
+  while (value >= 1024 && unit < OCTET_UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${OCTET_UNITS[unit]}`;
+}
+
+/**
+ * A span of time for people: "3.1 ms", "12 s", "2 h 5 min".
+ *
+ * @param ms Milliseconds, not negative.
+ */
+export function formatMs(ms: number): string {
+  if (ms < 100) return `${Number(ms.toFixed(1))} ms`;
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const seconds = Math.floor(ms / 1000);
+  if (seconds < 60) return `${Number((ms / 1000).toFixed(1))} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor(seconds % 3600 / 60)} min`;
+}
+
+function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** Text without control characters other than the line feed. */
+function clean(text: string): string {
+  return text.replace(/[^\P{Cc}\n]/gu, "?");
+}

@@ -1,0 +1,131 @@
+import { ok, strictEqual } from "node:assert/strict";
+import {
+  type ConnectionInfo,
+  formatMs,
+  formatOctets,
+  type NodeStatus,
+  renderConnections,
+  renderStatus,
+  renderSwitch,
+} from "../../runtime/status.ts";
+
+const STATUS: NodeStatus = {
+  node: "a",
+  version: "0.1.0",
+  services: [{
+    name: "web",
+    address: "10.0.0.100",
+    ports: [80, 443],
+    mode: "hot",
+    role: "primary",
+    epoch: 3,
+    protected: true,
+    app: { state: "running", pid: 4711, restarts: 1, lastExit: "SIGSEGV" },
+    connections: { total: 10, hot: 9, log: 0, unprotected: 1 },
+    lastTakeover: {
+      reason: "peer-silent",
+      detectMs: 31.24,
+      takeoverMs: 3.1,
+      connections: 10,
+      at: "2026-11-22T04:17:13.963Z",
+    },
+    counters: { opened: 12 },
+    warnings: ["no uplink"],
+  }],
+  peers: [{
+    name: "b",
+    links: [
+      { local: "10.0.0.1:7946", remote: "10.0.0.2:7946", up: true, rttUs: 120.4 },
+      { local: "10.0.1.1:7946", remote: "10.0.1.2:7946", up: false, rttUs: null },
+    ],
+  }],
+};
+
+const CONNECTION: ConnectionInfo = {
+  service: "web",
+  client: "10.0.0.2:51234",
+  port: 80,
+  state: "established",
+  protection: "hot",
+  reason: null,
+  bytesIn: 117,
+  bytesOut: 1_572_864,
+  ageMs: 61_000,
+  idleMs: 3.14,
+};
+
+Deno.test("renderStatus() shows services, notes and links", () => {
+  strictEqual(
+    renderStatus(STATUS),
+    `node a, version 0.1.0
+
+SERVICE  ADDRESS     PORTS   ROLE     EPOCH  PROTECTED  SERVER          CONNECTIONS
+web      10.0.0.100  80,443  primary  3      yes        running (4711)  10 (9 hot, 1 unprotected)
+
+web: warning: no uplink
+web: server last ended with SIGSEGV, 1 restart
+web: took over 10 connections at 2026-11-22T04:17:13.963Z (peer-silent), detected in 31.2 ms, took 3.1 ms
+
+PEER  LINK                            STATE  ROUND TRIP
+b     10.0.0.1:7946 -> 10.0.0.2:7946  up     120 us
+b     10.0.1.1:7946 -> 10.0.1.2:7946  down   -
+`,
+  );
+});
+
+Deno.test("renderStatus() says when there is nobody to take over", () => {
+  const text = renderStatus({ ...STATUS, services: [], peers: [] });
+  strictEqual(
+    text,
+    "node a, version 0.1.0\n\nno services\n\nno peers: nobody could take over\n",
+  );
+});
+
+Deno.test("renderConnections() gives each connection its verdict", () => {
+  const lost = { ...CONNECTION, protection: "unprotected" as const, reason: "TCP MD5" };
+  strictEqual(
+    renderConnections([CONNECTION, lost]),
+    `SERVICE  CLIENT          PORT  STATE        PROTECTION   IN     OUT      AGE        IDLE    REASON
+web      10.0.0.2:51234  80    established  hot          117 B  1.5 MiB  1 min 1 s  3.1 ms
+web      10.0.0.2:51234  80    established  unprotected  117 B  1.5 MiB  1 min 1 s  3.1 ms  TCP MD5
+
+2 (1 hot, 1 unprotected)
+`,
+  );
+  strictEqual(renderConnections([]), "no connections\n");
+});
+
+Deno.test("renderConnections() does not pass a terminal's commands on", () => {
+  const text = renderConnections([{ ...CONNECTION, reason: "\x1b[2Jgone" }]);
+  ok(text.includes("?[2Jgone"));
+  ok(!text.includes("\x1b"));
+});
+
+Deno.test("renderSwitch() says who speaks now and how long nobody did", () => {
+  const result = { service: "web", from: "a", to: "b", epoch: 4, connections: 1, gapMs: 3.06 };
+  strictEqual(
+    renderSwitch(result),
+    "web: a -> b, epoch 4, 1 connection moved, nobody spoke for 3.1 ms\n",
+  );
+});
+
+Deno.test("formatMs() and formatOctets() keep to what people need", () => {
+  const spans: [number, string][] = [
+    [0, "0 ms"],
+    [3.14, "3.1 ms"],
+    [999, "999 ms"],
+    [1500, "1.5 s"],
+    [61_000, "1 min 1 s"],
+    [3_660_000, "1 h 1 min"],
+    [90_000_000, "25 h 0 min"],
+  ];
+  for (const [ms, text] of spans) strictEqual(formatMs(ms), text);
+  const sizes: [number, string][] = [
+    [0, "0 B"],
+    [1023, "1023 B"],
+    [1536, "1.5 KiB"],
+    [2 ** 30, "1.0 GiB"],
+    [2 ** 51, "2048.0 TiB"],
+  ];
+  for (const [octets, text] of sizes) strictEqual(formatOctets(octets), text);
+});
