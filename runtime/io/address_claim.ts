@@ -2,20 +2,26 @@
  * address_claim.ts - draw the traffic of a service address to this host, or let it go
  *
  * Theory of operation
- * The service address V belongs to none of the host's interfaces. While we claim it, the kernel
- * answers neighbours that look for V (proxy ARP, proxy NDP) and sends what they then send us into our
- * TUN. The call order is
+ * The service address V belongs to none of the host's interfaces. While we claim it, neighbours that look
+ * for V are told that it is here, and a route sends what they then send us into our TUN. The call order:
  *
  *   prepare()     once, when the TUN is up: settings, a blackhole route for V, all requests encoded
- *   claim()       route V -> TUN, then the proxy entry: no packet arrives before it has a way
+ *   claim()       route V -> TUN, then answers: no packet arrives before it has a way
  *   announce()    move the neighbours' attention here at once; again later does no harm
- *   release()     proxy entry, then route: the reverse
+ *   release()     answers, then route: the reverse
  *   close()       leave nothing behind
  *
+ * Who answers is the owner's choice:
+ *
+ *   "caller"      the owner polls `fd` and calls answerNeighbours(). When it dies or hangs, this host is
+ *                 silent for V at that moment (P6).
+ *   "kernel"      proxy ARP and proxy NDP; nothing to poll. A hung owner's host goes on answering. A
+ *                 dead owner's host is silent for IPv4, as proxy ARP asks the routing table first; for
+ *                 IPv6 it goes on answering, as proxy NDP does not, until prepare() sweeps up.
+ *
  * Why a blackhole route: it is always there, with a metric that loses against ours. When this process
- * dies, the TUN vanishes and takes the route with it; the blackhole then keeps the kernel from answering
- * for V and from sending V's packets on. Proxy ARP asks the routing table first, so for IPv4 a dead
- * process means silence. Proxy NDP does not ask; prepare() sweeps up the entry a crash has left.
+ * dies, the TUN vanishes and takes the route with it; the blackhole then keeps the kernel from sending
+ * V's packets on, and from answering them.
  *
  * Why strict reverse-path filtering on the TUN (IPv4): a packet that claims to be from V is taken from us
  * only while the route to V leads back to us. After release() not even a late write can speak as V.
@@ -28,11 +34,13 @@ import { type IpAddress, parseAddress } from "./address.ts";
 import { Announcer } from "./announce.ts";
 import { enableForwarding } from "./forwarding.ts";
 import { Errno } from "./libc.ts";
+import { NeighbourResponder } from "./neighbour_responder.ts";
 import { Netlink, type NetlinkRequest } from "./netlink.ts";
 import {
   type Change,
   encodeProxyNeighbour,
   encodeRoute,
+  type Link,
   type Route,
   TABLE_MAIN,
 } from "./netlink_message.ts";
@@ -51,12 +59,15 @@ export interface AddressClaimOptions {
   tunName: string;
   /** The interface at which clients arrive. */
   interfaceName: string;
+  /** Who tells neighbours where V is, see the top of the file; "kernel" if not given. */
+  answers?: "caller" | "kernel";
 }
 
 /** Requests that {@linkcode AddressClaim.prepare} makes. */
 interface Prepared {
   netlink: Netlink;
   announcer: Announcer;
+  responder: NeighbourResponder | null;
   addRoute: NetlinkRequest;
   addProxy: NetlinkRequest;
   deleteProxy: NetlinkRequest;
@@ -69,6 +80,7 @@ export class AddressClaim {
   readonly #address: IpAddress;
   readonly #tunName: string;
   readonly #interfaceName: string;
+  readonly #answers: "caller" | "kernel";
   #prepared: Prepared | null = null;
   #isClaimed = false;
 
@@ -81,11 +93,17 @@ export class AddressClaim {
     this.#address = parseAddress(options.address);
     this.#tunName = options.tunName;
     this.#interfaceName = options.interfaceName;
+    this.#answers = options.answers ?? "kernel";
   }
 
   /** Whether the address is claimed. */
   get isClaimed(): boolean {
     return this.#isClaimed;
+  }
+
+  /** Descriptor to poll for POLLIN; -1, which poll(2) passes over, where the kernel answers. */
+  get fd(): number {
+    return this.#prepared?.responder?.fd ?? -1;
   }
 
   /**
@@ -121,7 +139,7 @@ export class AddressClaim {
       netlink.perform(prepareRoute("add", blackhole, "blackhole route"));
       this.#prepared = {
         netlink,
-        announcer: new Announcer(this.#address, link),
+        ...this.#openSockets(link),
         addRoute: prepareRoute("add", claimed, "route"),
         addProxy: prepareProxy("add"),
         deleteProxy: prepareProxy("delete"),
@@ -144,7 +162,7 @@ export class AddressClaim {
     const { netlink, addRoute, addProxy } = this.#ready();
     try {
       netlink.perform(addRoute);
-      netlink.perform(addProxy);
+      if (this.#answers === "kernel") netlink.perform(addProxy);
       this.#isClaimed = true;
     } catch (error) {
       this.release();
@@ -165,6 +183,16 @@ export class AddressClaim {
     this.#ready().announcer.announce();
   }
 
+  /**
+   * Answers the neighbours that have asked where V is, or drops their questions while V is not claimed.
+   * To be called when {@linkcode fd} polls POLLIN.
+   *
+   * @throws {SystemError} When the interface is gone.
+   */
+  answerNeighbours(): void {
+    this.#prepared?.responder?.answer(this.#isClaimed);
+  }
+
   /** Lets V go; the host then swallows V's traffic. Does nothing when V is not claimed. */
   release(): void {
     const { netlink, deleteProxy, deleteRoute } = this.#ready();
@@ -177,14 +205,27 @@ export class AddressClaim {
   /** Releases V, removes the blackhole route and closes all descriptors. The settings stay. */
   close(): void {
     if (this.#prepared === null) return;
-    const { netlink, announcer, deleteBlackhole } = this.#prepared;
+    const { netlink, announcer, responder, deleteBlackhole } = this.#prepared;
     try {
       this.release();
       netlink.perform(deleteBlackhole, [Errno.ESRCH]);
     } finally {
       this.#prepared = null;
       announcer.close();
+      responder?.close();
       netlink.close();
+    }
+  }
+
+  /** The sockets that speak to the neighbours. */
+  #openSockets(link: Link): Pick<Prepared, "announcer" | "responder"> {
+    const announcer = new Announcer(this.#address, link);
+    if (this.#answers === "kernel") return { announcer, responder: null };
+    try {
+      return { announcer, responder: new NeighbourResponder(this.#address, link) };
+    } catch (error) {
+      announcer.close();
+      throw error;
     }
   }
 
@@ -199,14 +240,13 @@ export class AddressClaim {
   /** Settings of the host that answering and forwarding for V depend on. */
   #writeSettings(): void {
     const version = this.#address.version;
-    const settings = `net/ipv${version}`;
     enableForwarding(version, [this.#interfaceName, this.#tunName]);
-    // Answer at once; the default is a random delay of up to 0.8 s.
-    writeSysctl(`${settings}/neigh/${this.#interfaceName}/proxy_delay`, "0");
-    if (version === 6) {
-      writeSysctl(`net/ipv6/conf/${this.#interfaceName}/proxy_ndp`, "1");
-      return;
+    if (this.#answers === "kernel") {
+      // Answer at once; the default is a random delay of up to 0.8 s.
+      writeSysctl(`net/ipv${version}/neigh/${this.#interfaceName}/proxy_delay`, "0");
+      if (version === 6) writeSysctl(`net/ipv6/conf/${this.#interfaceName}/proxy_ndp`, "1");
     }
+    if (version === 6) return;
     // Never tell a client to go elsewhere for V. Either of "all" and the interface's own would do so.
     for (const name of ["all", this.#interfaceName]) {
       writeSysctl(`net/ipv4/conf/${name}/send_redirects`, "0");

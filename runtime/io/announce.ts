@@ -8,11 +8,11 @@
  * that misses it goes on talking to the old place, so announce again a few times while traffic may still
  * arrive there.
  *
- * Sources: packet(7); announce_frame.ts names the RFCs.
+ * Sources: packet(7); neighbour_frame.ts names the RFCs.
  */
 
 import type { IpAddress } from "./address.ts";
-import { encodeAnnouncement, ETHERTYPE_ARP, ETHERTYPE_IPV6 } from "./announce_frame.ts";
+import { encodeAnnouncement, ETHERTYPE_ARP, ETHERTYPE_IPV6 } from "./neighbour_frame.ts";
 import { check, closeAll, libc, Memory } from "./libc.ts";
 import type { Link } from "./netlink_message.ts";
 import { MSG_DONTWAIT } from "./socket.ts";
