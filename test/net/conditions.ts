@@ -8,10 +8,13 @@
  * `HOLDFAST_REPEAT` is the share of the promised repetitions that runs: 1 is all of them, 0.1 (the
  * default) a tenth, and never less than one.
  *
+ * `HOLDFAST_KEEP=1` keeps the directories, and with them the captures.
+ *
  *   until()         polls a condition against a deadline: the only way tests here wait
  *   sleep()         for the passing of time that is itself part of a test
  */
 
+import { endAllProcesses } from "./process.ts";
 import { Random } from "./random.ts";
 
 /** Interval at which `until` looks, milliseconds. */
@@ -65,7 +68,9 @@ export function netTest(
       try {
         await body({ random: new Random(seed), directory, deno });
       } finally {
-        await Deno.remove(directory, { recursive: true });
+        await endAllProcesses();
+        if (Deno.env.get("HOLDFAST_KEEP") === "1") console.log(`kept ${directory}`);
+        else await Deno.remove(directory, { recursive: true });
       }
     },
   });

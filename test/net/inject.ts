@@ -1,5 +1,5 @@
 /**
- * inject.ts - put one forged TCP segment on the wire
+ * inject.ts - put forged TCP segments on the wire
  *
  * Theory of operation
  * A raw socket takes a whole IP packet from us (IPv4: IP_HDRINCL is implied by IPPROTO_RAW; IPv6
@@ -8,8 +8,8 @@
  *
  * Sources: raw(7), RFC 9293 section 3.1, RFC 1071.
  *
- * Usage: deno run -A test/net/inject.ts '{"source":"10.0.0.1","sourcePort":4000, ...}'
- * The argument is a ForgedSegment as JSON.
+ * Usage: deno run -A test/net/inject.ts '[{"source":"10.0.0.1","sourcePort":4000, ...}, ...]'
+ * The argument is a list of ForgedSegment as JSON.
  */
 
 import { encodeSockaddr, parseAddress } from "../../runtime/io/address.ts";
@@ -99,4 +99,6 @@ function checksum(octets: number[]): number {
   return ~sum & 0xffff;
 }
 
-if (import.meta.main) inject(JSON.parse(Deno.args[0]));
+if (import.meta.main) {
+  for (const segment of JSON.parse(Deno.args[0]) as ForgedSegment[]) inject(segment);
+}

@@ -6,7 +6,8 @@
  * (which replaces itself by the program, so the process id is the program's own). Both output
  * streams are collected in the order of arrival, up to OUTPUT_LENGTH_MAX octets; what comes later
  * is counted and dropped. Every wait has a deadline and every failed wait says what the process
- * printed. A process is ended by its own handle only, never by name.
+ * printed. A process is ended by its own handle only, never by name; `endAllProcesses()` ends those
+ * that a failed test has left.
  *
  * Sources: ip-netns(8).
  */
@@ -17,6 +18,9 @@ import { createHash } from "node:crypto";
 const OUTPUT_LENGTH_MAX = 4 << 20;
 /** Characters of output that a failure message quotes. */
 const QUOTE_LENGTH_MAX = 4000;
+
+/** Processes that were started and have not ended. */
+const alive = new Set<TestProcess>();
 
 /** How a process is started. */
 export interface ProcessOptions {
@@ -69,8 +73,9 @@ export class TestProcess {
       options.hashOutput === true ? this.#hashAll(child.stdout) : this.#collect(child.stdout),
       this.#collect(child.stderr),
     ];
-    this.exited = Promise.all([child.status, ...streams]).then(([status]) => {
+    this.exited = Promise.all([child.status, ...streams]).then(async ([status]) => {
       this.#hasEnded = true;
+      await this.#input?.abort().catch(() => {}); // the reader is gone, nothing can be said to it
       this.#wake();
       return { code: status.code, signal: status.signal };
     });
@@ -158,14 +163,12 @@ export class TestProcess {
 
   /** Writes to standard input; only with the option `input`. */
   async write(text: string): Promise<void> {
-    if (this.#input === undefined) throw new Error(`${this.#name} was started without input`);
-    await this.#input.write(new TextEncoder().encode(text));
+    await this.#openInput().write(new TextEncoder().encode(text));
   }
 
   /** Closes standard input, which tells several of our programs to end; only with `input`. */
   async closeInput(): Promise<void> {
-    if (this.#input === undefined) throw new Error(`${this.#name} was started without input`);
-    await this.#input.close();
+    await this.#openInput().close();
     this.#input = undefined;
   }
 
@@ -192,6 +195,12 @@ export class TestProcess {
       this.#hashedOctets += octets.length;
       this.#wake();
     }
+  }
+
+  #openInput(): WritableStreamDefaultWriter<Uint8Array> {
+    if (this.#input !== undefined && !this.#hasEnded) return this.#input;
+    const why = this.#hasEnded ? "it has ended" : "its input is not open";
+    throw new Error(`Cannot tell ${this.#name} anything: ${why}; ${this.#quote()}`);
   }
 
   #wake(): void {
@@ -242,7 +251,16 @@ export function startProcess(
     stderr: "piped",
   }).spawn();
   const place = namespace === undefined ? "" : ` in ${namespace}`;
-  return new TestProcess(`${[program, ...args].join(" ").slice(0, 200)}${place}`, child, options);
+  const name = `${[program, ...args].join(" ").slice(0, 200)}${place}`;
+  const process = new TestProcess(name, child, options);
+  alive.add(process);
+  process.exited.then(() => alive.delete(process));
+  return process;
+}
+
+/** Ends every process that was started here and still runs. */
+export async function endAllProcesses(): Promise<void> {
+  await Promise.all([...alive].map((process) => process.kill()));
 }
 
 /**

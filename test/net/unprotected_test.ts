@@ -1,0 +1,109 @@
+/**
+ * unprotected_test.ts - connections that nobody could take over work, and are said to be so
+ *
+ *   client ---- switch ---- host a: daemon
+ *                    \----- host b: daemon, absent at first
+ *
+ * Claims:
+ *   no standby      connections work, the service says `protected: false`, each connection is
+ *                   listed as unprotected with a reason (P8)
+ *   later standby   what was opened before stays unprotected and works; what is opened from then on
+ *                   is protected and survives a crash of the primary
+ *   TCP MD5         a signed connection cannot be translated: with `unprotectable = "pass"` it works
+ *                   and is listed with its reason, with "refuse" it is not made, and the client
+ *                   is told at once
+ */
+
+import assert from "node:assert/strict";
+import { netTest, until } from "./conditions.ts";
+import { mixedServer, withSite } from "./harness.ts";
+
+const SHORT = {
+  connections: 9,
+  mix: ["download", "upload", "echo"] as const,
+  durationMs: 1500,
+  momentMs: 500,
+};
+
+netTest("without a standby connections work and are listed as unprotected", [], async (context) => {
+  await withSite(context, { run: mixedServer(), hosts: ["a"] }, async (site) => {
+    await site.waitPrimary("a");
+    assert.equal((await site.service("a")).protected, false);
+    const workload = await site.startWorkload({ ...SHORT, seed: context.random.seed() });
+    await workload.go();
+    await until(async () => (await site.connections("a")).length >= SHORT.connections, {
+      what: "the connections to be listed",
+      timeoutMs: 3000,
+    });
+    for (const { client, protection, reason } of await site.connections("a")) {
+      assert.equal(protection, "unprotected", client);
+      assert.ok(reason !== null && reason.length > 0, `${client} has no reason`);
+    }
+    const { connections } = await site.service("a");
+    assert.deepEqual([connections.hot, connections.log], [0, 0]);
+    assert.equal(connections.unprotected, connections.total);
+    await workload.mustSucceed(30_000);
+  });
+});
+
+netTest("a standby that comes later protects new connections", [], async (context) => {
+  await withSite(context, { run: mixedServer(), hosts: ["a"] }, async (site) => {
+    await site.waitPrimary("a");
+    const early = await site.startHeldConnection();
+    await until(async () => (await site.connections("a")).length === 1, {
+      what: "the early connection to be listed",
+      timeoutMs: 5000,
+    });
+    await site.startDaemon("b");
+    await site.waitProtected();
+    await early.exchange();
+    const late = await site.startHeldConnection();
+    const listed = await until(async () => {
+      const connections = await site.connections("a");
+      return connections.length === 2 && connections.some((c) => c.protection === "hot") &&
+        connections;
+    }, { what: "the late connection to be hot", timeoutMs: 5000 });
+    assert.deepEqual(listed.map((c) => c.protection).toSorted(), ["hot", "unprotected"]);
+    await site.crash("a");
+    await late.exchange();
+    await late.close();
+    await early.kill();
+  });
+});
+
+for (const policy of ["pass", "refuse"] as const) {
+  netTest(`a TCP MD5 connection is listed with its reason (${policy})`, [], async (context) => {
+    const md5 = new URL("./md5.ts", import.meta.url).pathname;
+    await withSite(context, {
+      run: (site) => {
+        const command = [Deno.execPath(), "run", "-A", md5, "serve"];
+        const serve = [...command, site.address, "80", site.clientAddress];
+        return { a: serve, b: serve };
+      },
+      service: { unprotectable: policy },
+    }, async (site) => {
+      await site.waitProtected();
+      const startMs = performance.now();
+      const args = ["run", "-A", md5, "connect", site.address, "80", site.clientAddress];
+      const client = site.startInClient(Deno.execPath(), args, { input: true });
+      if (policy === "refuse") {
+        const { code } = await client.waitForExit(20_000);
+        assert.notEqual(code, 0);
+        assert.match(client.output(), /ECONNREFUSED/);
+        assert.ok(performance.now() - startMs < 4000, "the refusal came late");
+        return;
+      }
+      await client.waitForOutput("md5 connected", 10_000);
+      const [connection] = await until(async () => {
+        const connections = await site.connections("a");
+        return connections.length === 1 && connections;
+      }, { what: "the signed connection to be listed", timeoutMs: 5000 });
+      assert.equal(connection.protection, "unprotected");
+      assert.match(connection.reason ?? "", /md5/i);
+      await client.write("signed\n");
+      await client.waitForOutput("md5 answer signed", 10_000);
+      await client.closeInput();
+      await client.mustSucceed(10_000);
+    });
+  });
+}
