@@ -282,7 +282,7 @@ export function decodeVerdict(message: Uint8Array): Verdict {
     throw new RangeError(`Cannot read a netlink verdict of ${message.length} octets`);
   }
   const view = new DataView(message.buffer, message.byteOffset, message.byteLength);
-  const errno = -view.getInt32(HEADER_LENGTH, true);
+  const errno = 0 - view.getInt32(HEADER_LENGTH, true);
   // A refusal quotes the whole request unless the flags say that it was capped after the header.
   const isCapped = errno === 0 || (view.getUint16(6, true) & NLM_F_CAPPED) !== 0;
   const quoted = isCapped ? HEADER_LENGTH : view.getUint32(HEADER_LENGTH + 4, true);

@@ -41,7 +41,6 @@ Deno.test("encodeAnnouncement() makes the ARP announcement of RFC 5227", () => {
 });
 
 Deno.test("encodeAnnouncement() makes an unsolicited Neighbor Advertisement that overrides", () => {
-  // The checksum was worked out by hand: the ones' complement sum of the pseudo-header and message.
   deepStrictEqual(
     Uint8Array.from(encodeAnnouncement(V6, OWN_MAC)),
     hex(`333300000001 02aabbccddee 86dd 60000000 0020 3a ff
