@@ -8,7 +8,7 @@
  * leave under the host's own address (masquerading).
  *
  * Rules are placed with the first of iptables-legacy and iptables that the kernel obeys; where neither
- * does, masquerading is done with nft. A rule that is there already, say after a crash, is not placed
+ * does, masquerading is done with nft, and so is leaving untracked. A rule that is there already, say after a crash, is not placed
  * again. `close()` takes back what this object has placed or found.
  *
  * Limits: a firewall of bare nftables that drops forwarded packets has to let our TUN pass itself.
@@ -70,6 +70,7 @@ export class Firewall {
         isTracked = reason !== null;
       }
     }
+    if (isTracked && this.#hasNftTable) await this.#untrackWithNft(address);
   }
 
   /**
@@ -134,12 +135,12 @@ export class Firewall {
 
   /** Masquerades in a table of our own, which replaces one that a crash has left. */
   async #masqueradeWithNft(source: string, uplinkName: string): Promise<string | null> {
-    const table = `${this.#family} ${this.#nftTable}`;
+    const table = `table ${this.#family} ${this.#nftTable}`;
     const { code, complaint } = await runCommand(
       ["nft", "-f", "-"],
-      `table ${table}
-delete table ${table}
-table ${table} {
+      `${table}
+delete ${table}
+${table} {
   chain postrouting {
     type nat hook postrouting priority 100;
     ${this.#family} saddr ${source} oifname != "${uplinkName}" masquerade
@@ -150,5 +151,20 @@ table ${table} {
     if (code !== 0) return complaint || `nft failed with ${code}`;
     this.#hasNftTable = true;
     return null;
+  }
+
+  /** Keeps the traffic of `address` from being tracked, in the table that made the host track. */
+  async #untrackWithNft(address: string): Promise<void> {
+    await runCommand(
+      ["nft", "-f", "-"],
+      `table ${this.#family} ${this.#nftTable} {
+  chain prerouting {
+    type filter hook prerouting priority -300;
+    ${this.#family} saddr ${address} notrack
+    ${this.#family} daddr ${address} notrack
+  }
+}
+`,
+    );
   }
 }

@@ -154,7 +154,11 @@ for (const family of [4, 6] as const) {
       ["ping"],
       () =>
         withSite(async (site) => {
+          const acceptRa = ["/proc/sys/net/ipv6/conf/eth0/accept_ra"];
+          assert.equal(await runProcess("cat", acceptRa, { namespace: site.host }), "1\n");
           const daemon = await site.start(family, answers);
+          // A router that was a host keeps on listening to other routers.
+          assert.equal(await runProcess("cat", acceptRa, { namespace: site.host }), "2\n");
           assert.deepEqual(await site.ask(family), NOBODY, "before the claim");
           await daemon.write("claim\n");
           await daemon.waitForOutput("claimed", ANSWER_TIMEOUT_MS);
