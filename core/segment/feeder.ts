@@ -127,7 +127,13 @@ export function hasCaughtUp(c: Connection): bool {
 
 function sendToServer(c: Connection, flags: u32, seq: u32, ack: u32, length: u32): void {
   const options = optionLength(c);
-  const packet = make(c, APP, flags, seq, ack - c.issDelta, c.cliWnd, options);
+  // The client's window counts from what the client has. A server that is behind may write all of
+  // that and the window too, else a client that pauses would stop it for good.
+  // Rounded up: the last few octets before cliAck must not be held back by the scale's grain.
+  const behind = c.cliAck - ack;
+  const window = c.cliWnd + ((behind + (1 << c.cliWs) - 1) >>> c.cliWs);
+  const field = window > 65535 ? 65535 : window;
+  const packet = make(c, APP, flags, seq, ack - c.issDelta, field, options);
   const tcp = tcpOf(packet);
   if (options) writeTimestamps(tcp + 20, c.cliTs, c.legTs);
   if (length) read(inputLog(c), seq, tcp + 20 + options, length);

@@ -263,6 +263,18 @@ export function ackClient(c: Connection): void {
   toClient(packet, complete(packet, 0, 65535));
 }
 
+/**
+ * Asks the client where it stands: a segment without octets and one number too old is answered with
+ * an ACK at once (RFC 9293 section 3.10.7.4). A window that opened while nobody listened is learnt.
+ */
+export function probeClient(c: Connection): void {
+  const options = optionLength(c);
+  const window = windowField(c, c.ackShown, c.edgeShown);
+  const packet = make(c, NET, ACK, c.cliAck - 1, c.ackShown, window, options);
+  if (options) writeTimestamps(tcpOf(packet) + 20, c.tsShown, c.cliTs);
+  toClient(packet, complete(packet, 0, 65535));
+}
+
 /** Remembers what the client has now been told. */
 export function noteShown(c: Connection, ack: u32, window: u32): void {
   c.ackShown = later(c.ackShown, ack);

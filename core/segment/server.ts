@@ -291,8 +291,10 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   if (fed) {
     if ((v.payloadLength || fin) && !after(end, c.cliAck)) return; // the client has all of it
     if (!v.payloadLength && !fin) {
-      // Acknowledges the feeder; the client cares only for what it has not been shown.
-      if (!after(shownEdge(c), c.edgeShown) && !after(shownAck(c), c.ackShown)) return;
+      // Acknowledges the feeder; the client cares only for what it has not been shown. A window or
+      // keep-alive probe goes on to it: its answer may tell of a window that opened meanwhile.
+      const probe = before(seq, c.sndNxt);
+      if (!probe && !after(shownEdge(c), c.edgeShown) && !after(shownAck(c), c.ackShown)) return;
     }
     if (after(end, c.parkEnd) && c.parkBase == c.parkEnd) {
       c.parkBase = end;

@@ -30,6 +30,7 @@ import {
   hasRoom,
   makeOutput,
   optionLength,
+  probeClient,
   resetServer,
   sendSynAck,
   tcpOf,
@@ -120,7 +121,10 @@ function speakFor(c: Connection): bool {
       const packet = makeOutput(c, c.srvFin, FIN);
       c.sndShown = later(c.sndShown, c.srvFin + 1);
       toClient(packet, complete(packet, 0, 65535));
-    } else if (c.phase < Phase.Closed) ackClient(c);
+    } else if (c.phase < Phase.Closed) {
+      ackClient(c);
+      probeClient(c);
+    }
     return true;
   }
   while (before(c.parkBase, c.parkEnd)) {
