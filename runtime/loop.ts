@@ -341,6 +341,8 @@ class Service {
       address: options.address,
       tunName: options.tunName,
       interfaceName: options.interfaceName,
+      // Answered from this loop, so that a stopped daemon no longer draws traffic (P6).
+      answers: "caller",
     });
     this.claim.prepare();
   }
@@ -497,6 +499,7 @@ class DataLoop {
       let events = POLLIN;
       if (channel !== null && (!channel.connected || channel.hasBacklog)) events |= POLLOUT;
       this.#add(channel?.fd ?? -1, events);
+      this.#add(service.claim.fd, POLLIN);
     }
     const result = libc.poll(this.#polls.address, this.#pollCount, Math.max(0, Math.ceil(waitMs)));
     return result > 0;
@@ -534,6 +537,7 @@ class DataLoop {
         if (!channel.connected) this.#finishConnect(service, channel, nowMs);
         else channel.flush(nowMs);
       }
+      if (this.#events(index++) !== 0) service.claim.answerNeighbours();
     }
   }
 
