@@ -169,7 +169,7 @@ async function startOwner(directory: string, end: string) {
     script,
     `import { Topology } from ${JSON.stringify(module)};
      const topology = await Topology.create();
-     topology.client.spawn(["sleep", "1000"]);
+     topology.client.spawn(["sleep", "1000"]).unref();
      console.log(topology.id + " " + topology.directory);
      ${end}`,
   );
@@ -200,13 +200,14 @@ function namespacesOf(id: string): string[] {
   return namespaceNames().filter((name) => name.startsWith(`${id}-`));
 }
 
-async function reaches(node: Node, address: string): Promise<boolean> {
-  const { code } = await node.exec(["ping", "-c", "1", "-W", "1", address]);
+async function reaches(node: Node, address: string, waitS = 1): Promise<boolean> {
+  const { code } = await node.exec(["ping", "-c", "1", "-W", String(waitS), address]);
   return code === 0;
 }
 
+/** One that asked for a neighbour in vain asks again after a second (RFC 4861, RETRANS_TIMER). */
 async function mustReach(node: Node, address: string): Promise<void> {
-  assert(await reaches(node, address), `${node.name} does not reach ${address}`);
+  assert(await reaches(node, address, 3), `${node.name} does not reach ${address}`);
 }
 
 async function mtuOf(node: Node, name: string): Promise<number> {
