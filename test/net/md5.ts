@@ -14,7 +14,8 @@
  * Every call waits at most CALL_TIMEOUT_SECONDS. IPv4 only: the option's meaning does not depend on
  * the family. Sources: RFC 2385, tcp(7), linux/tcp.h (struct tcp_md5sig).
  *
- * Usage: deno run -A test/net/md5.ts serve|connect ADDRESS PORT PEER_ADDRESS
+ * Usage: deno run -A test/net/md5.ts serve ADDRESS PORT CLIENT_ADDRESS
+ *        deno run -A test/net/md5.ts connect ADDRESS PORT
  */
 
 import { AF_INET, encodeSockaddr, parseAddress } from "../../runtime/io/address.ts";
@@ -80,8 +81,8 @@ function serve(address: string, port: number, peer: string): void {
   }
 }
 
-async function connect(address: string, port: number, peer: string): Promise<void> {
-  const fd = signedSocket(peer);
+async function connect(address: string, port: number): Promise<void> {
+  const fd = signedSocket(address);
   setReceiveTimeout(fd);
   const remote = socketAddress(address, port);
   check(libc.connect(fd, remote.address, 16), "connect", `connect to ${address}:${port}`);
@@ -101,6 +102,6 @@ async function connect(address: string, port: number, peer: string): Promise<voi
 if (import.meta.main) {
   const [role, address, port, peer] = Deno.args;
   if (role === "serve") serve(address, Number(port), peer);
-  else if (role === "connect") await connect(address, Number(port), peer);
+  else if (role === "connect") await connect(address, Number(port));
   else throw new Error(`Cannot start: the role is '${role}', allowed are serve and connect`);
 }
