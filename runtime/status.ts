@@ -252,7 +252,7 @@ function notesOf(service: ServiceStatus): string[] {
     const restarts = count(app.restarts ?? 0, "restart");
     notes.push(`${service.name}: server last ended with ${app.lastExit}, ${restarts}`);
   }
-  if (lastTakeover !== null) {
+  if (lastTakeover !== null && lastTakeover.reason !== "start") {
     const { reason, connections, detectMs, takeoverMs, at } = lastTakeover;
     notes.push(
       `${service.name}: took over ${count(connections, "connection")} at ${at} (${reason}), ` +

@@ -1,0 +1,42 @@
+import { strictEqual } from "node:assert/strict";
+import { isInNetwork, renderReport } from "../../runtime/cli/check.ts";
+
+Deno.test("isInNetwork() compares the bits of the network and no more", () => {
+  const cases: [string, string, number, boolean][] = [
+    ["10.0.0.100", "10.0.0.1", 24, true],
+    ["10.0.1.100", "10.0.0.1", 24, false],
+    ["10.0.1.100", "10.0.0.1", 23, true],
+    ["10.0.0.129", "10.0.0.1", 25, false],
+    ["10.0.0.1", "10.0.0.1", 32, true],
+    ["10.0.0.2", "10.0.0.1", 32, false],
+    ["203.0.113.1", "10.0.0.1", 0, true],
+    ["fd00::100", "fd00::1", 64, true],
+    ["fd00:0:0:1::100", "fd00::1", 64, false],
+    ["fd00:0:0:1::100", "fd00::1", 63, true],
+    ["10.0.0.1", "::a00:1", 0, false],
+  ];
+  for (const [address, network, length, expected] of cases) {
+    strictEqual(isInNetwork(address, network, length), expected, `${address} ${network}/${length}`);
+  }
+});
+
+Deno.test("renderReport() puts a remedy under what needs one and counts", () => {
+  strictEqual(
+    renderReport({
+      file: "a.toml",
+      ok: false,
+      items: [
+        { name: "kernel", result: "ok", found: "Linux 6.1", fix: null },
+        { name: "web: run", result: "fail", found: "there is no program nginx", fix: "install it" },
+        { name: "rp_filter", result: "warn", found: "strict", fix: null },
+      ],
+    }),
+    `ok    kernel     Linux 6.1
+fail  web: run   there is no program nginx
+                 -> install it
+warn  rp_filter  strict
+
+1 ok, 1 to improve, 1 to mend
+`,
+  );
+});
