@@ -133,6 +133,13 @@ function keepHash(key: string, hash: string): void {
   hashes.set(key, hash);
 }
 
+/** A client that goes away is no news. */
+function complain(error: unknown): void {
+  const isGone = error instanceof Deno.errors.ConnectionReset ||
+    error instanceof Deno.errors.BrokenPipe;
+  if (!isGone) console.error(`connection ended: ${error}`);
+}
+
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: { port: { type: "string" }, host: { type: "string", default: "::" } },
@@ -143,9 +150,7 @@ async function main(): Promise<void> {
   console.error(`mixed server at port ${port}`);
   for await (const connection of listener) {
     connection.setNoDelay(true);
-    serve(connection)
-      .catch((error) => console.error(`connection ended: ${error}`))
-      .finally(() => connection.close());
+    serve(connection).catch(complain).finally(() => connection.close());
   }
 }
 
