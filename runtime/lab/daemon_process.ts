@@ -4,19 +4,21 @@
  * Theory of operation
  * The daemon's standard error goes to a file, not to a pipe: it can be read at any time, survives the
  * daemon, and nobody has to drain it when the lab is kept after its maker's end. A shell opens the file and
- * replaces itself by the daemon, so the process id is the daemon's. What it is asked (`/status`) goes through its
- * control socket, which is a file and therefore reached from every network namespace.
+ * replaces itself by the daemon, so the process id is the daemon's. It is asked through its control
+ * socket, which is a file and therefore reached from every network namespace.
  */
 
+import { ControlClient } from "../control.ts";
 import type { NodeStatus } from "../status.ts";
 import type { Node } from "./node.ts";
+
+export type { ControlClient } from "../control.ts";
+export type { NodeStatus } from "../status.ts";
 
 /** How long a daemon may take until it answers, milliseconds. */
 const START_TIMEOUT_MS = 15_000;
 /** How long it may take to end after SIGTERM, milliseconds. */
 const STOP_TIMEOUT_MS = 15_000;
-/** How long one question may take, milliseconds. */
-const ASK_TIMEOUT_MS = 5000;
 const POLL_MS = 20;
 /** Octets at the end of the log that are handed out. */
 const LOG_LENGTH_MAX = 1 << 20;
@@ -50,6 +52,8 @@ export class DaemonProcess {
   readonly pid: number;
   /** Its handle. */
   readonly process: Deno.ChildProcess;
+  /** What it can be asked. */
+  readonly control: ControlClient;
   readonly #places: DaemonPlaces;
   readonly #host: string;
   #hasEnded = false;
@@ -60,6 +64,7 @@ export class DaemonProcess {
     this.pid = process.pid;
     this.process = process;
     this.#places = places;
+    this.control = new ControlClient(places.controlPath);
     process.status.then(() => this.#hasEnded = true);
   }
 
@@ -91,39 +96,10 @@ export class DaemonProcess {
   /**
    * Asks the daemon how it is.
    *
-   * @throws {Error} When it does not answer within 5 s.
+   * @throws {ControlError} When it does not answer, or cannot yet.
    */
-  async status(): Promise<NodeStatus> {
-    return await this.ask("GET", "/status") as NodeStatus;
-  }
-
-  /**
-   * Sends a request to the control socket.
-   *
-   * @returns The JSON of the answer.
-   * @throws {Error} When there is no answer within 5 s, or it is not a success.
-   */
-  async ask(method: "GET" | "POST", path: string): Promise<unknown> {
-    using client = Deno.createHttpClient({
-      proxy: { transport: "unix", path: this.#places.controlPath },
-    });
-    const aborter = new AbortController();
-    const timer = setTimeout(
-      () => aborter.abort(new Error(`no answer in ${ASK_TIMEOUT_MS} ms`)),
-      ASK_TIMEOUT_MS,
-    );
-    try {
-      const response = await fetch(`http://holdfast${path}`, {
-        method,
-        client,
-        signal: aborter.signal,
-      });
-      const text = await response.text();
-      if (response.ok) return JSON.parse(text);
-      throw new Error(`Cannot ${method} ${path} at ${this.#host}: ${response.status}, ${text}`);
-    } finally {
-      clearTimeout(timer);
-    }
+  status(): Promise<NodeStatus> {
+    return this.control.status();
   }
 
   /**

@@ -179,7 +179,7 @@ export class Site {
 
   /** What a host's daemon says about the connections. */
   async connections(host: HostName): Promise<ConnectionInfo[]> {
-    return await this.#daemon(host).ask("GET", "/connections") as ConnectionInfo[];
+    return await this.#daemon(host).control.connections();
   }
 
   /** The living host that is primary in the highest epoch; waits until there is one. */
