@@ -286,6 +286,11 @@ export function heldCount(): u32 {
   return state().holdCount;
 }
 
+/** What the peer stores for each connection: a standby needs it when it is handed the service. */
+export function setPeerLogLimit(octets: u32): void {
+  state().peerLogLimit = octets;
+}
+
 /** A standby that stores `peerLogLimit` octets for each connection is there. */
 export function standbyJoined(peerLogLimit: u32): void {
   joined(peerLogLimit);

@@ -17,10 +17,19 @@
 import type { Core } from "./core.ts";
 import { Errno, errno, libc, Memory } from "./io/libc.ts";
 import { MSG_NOSIGNAL } from "./io/socket.ts";
-import { decodeFrame, encodeFrame, ENVELOPE_MAX, type Frame, MessageError } from "./protocol/message.ts";
+import {
+  decodeFrame,
+  encodeFrame,
+  ENVELOPE_MAX,
+  type Frame,
+  MessageError,
+} from "./protocol/message.ts";
 
 /** Octets that may wait for the socket. */
 export const BACKLOG_MAX = 16 << 20;
+
+/** Octets taken in one pass: what is behind them must not wait long for a beat. */
+const RECEIVE_MAX = 1 << 20;
 
 /** One TCP connection to the peer, nonblocking. */
 export class Channel {
@@ -83,7 +92,7 @@ export class Channel {
    */
   receive(handle: (frame: Frame, body: number) => void): string | null {
     this.#compact();
-    const room = this.#inboxSize - this.#fill;
+    const room = Math.min(this.#inboxSize - this.#fill, RECEIVE_MAX);
     const address = this.#base + BigInt(this.#inbox + this.#fill);
     const length = libc.recv(this.fd, address, room, 0);
     if (length < 0) {

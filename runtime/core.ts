@@ -42,6 +42,7 @@ export interface CoreExports {
   messageSeq(): number;
   sealed(): void;
   heldCount(): number;
+  setPeerLogLimit(octets: number): void;
   standbyJoined(peerLogLimit: number): void;
   standbyLost(): void;
   promote(peerStays: number): number;

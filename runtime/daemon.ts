@@ -83,6 +83,7 @@ class Daemon implements DaemonApi {
   #nextId = 1;
   #dead: string | null = null;
   #stopped: Promise<void> | null = null;
+  readonly #ended = Promise.withResolvers<string>();
 
   constructor(config: Config, log: Logger) {
     this.#config = config;
@@ -201,6 +202,7 @@ class Daemon implements DaemonApi {
     if (this.#dead !== null) return;
     this.#dead = why;
     this.#log.error("data plane ended", { why });
+    this.#ended.resolve(why);
     for (const { network } of this.#running.values()) {
       network.silence();
     }
@@ -232,6 +234,11 @@ class Daemon implements DaemonApi {
       return Promise.reject(new Error("The data plane is too busy to take a command"));
     }
     return promise as Promise<T>;
+  }
+
+  /** Why the data plane ended by itself, once it has. */
+  get ended(): Promise<string> {
+    return this.#ended.promise;
   }
 
   async status(): Promise<NodeStatus> {

@@ -310,6 +310,8 @@ class Service {
     });
     const { wasm } = this.core;
     this.base = addressOf(this.core.bytes);
+    // Touched now, so that no pass waits for the kernel to find and clear pages.
+    this.core.bytes.fill(0, wasm.netSlots(), wasm.inbox() + wasm.inboxSize());
     wasm.setBase(Number(this.base & 0xffffffffn), Number(this.base >> 32n));
     const slots = (first: number) =>
       Array.from(
@@ -460,10 +462,7 @@ class DataLoop {
       if (this.#serve(service, startMs)) busy = true;
     }
     if (busy) this.#lastBusyMs = startMs;
-    if (startMs >= this.#nextBeatMs) {
-      this.#nextBeatMs = Math.max(this.#nextBeatMs + this.#options.heartbeatMs, startMs);
-      this.#sendBeats(startMs);
-    }
+    this.#beatIfDue();
     for (const service of this.#services) this.#judge(service, startMs);
     const passMs = performance.now() - startMs;
     if (passMs > this.#longestPassMs) this.#longestPassMs = passMs;
@@ -542,6 +541,14 @@ class DataLoop {
   }
 
   // Beats ---------------------------------------------------------------------------------------
+
+  /** Between the parts of a pass too: a long pass is work, not silence. */
+  #beatIfDue(): void {
+    const nowMs = performance.now();
+    if (nowMs < this.#nextBeatMs) return;
+    this.#nextBeatMs = Math.max(this.#nextBeatMs + this.#options.heartbeatMs, nowMs);
+    this.#sendBeats(nowMs);
+  }
 
   #sendBeats(nowMs: number): void {
     if (this.#links.length === 0) return;
@@ -771,6 +778,7 @@ class DataLoop {
         channel.open = true;
         channel.epoch = frame.epoch;
         wasm.setMssMax(service.mssFor(Math.min(options.mtu, frame.mtu)));
+        wasm.setPeerLogLimit(frame.logLimit);
         wasm.forgetAll(1);
         wasm.setRole(CoreRole.standby);
         replica.handleChannelUp();
@@ -812,6 +820,7 @@ class DataLoop {
       if (received) busy = true;
       if (trouble !== null) this.#closeChannel(service, trouble, nowMs);
       channel = service.channel;
+      this.#beatIfDue();
     }
     let net = 0;
     let app = 0;
@@ -863,6 +872,7 @@ class DataLoop {
     const { core, options, vectors, outListAt, outEntry } = service;
     const { view, wasm } = core;
     for (let i = 0; i < count; i++) {
+      if ((i & 7) === 7) this.#beatIfDue();
       const toServer = view.getUint32(outListAt + i * outEntry + 16, true) === 1;
       const fd = toServer ? options.appFd : options.netFd;
       // A full device queue drops; TCP repeats it.

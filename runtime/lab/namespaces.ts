@@ -35,23 +35,51 @@ export interface NamespaceProcess {
  * @throws {Error} Naming the command that failed and what ip said.
  */
 export async function ipBatch(lines: readonly string[], netns?: string): Promise<void> {
-  const child = new Deno.Command("ip", {
-    args: batchArguments(netns, "-"),
+  await finish(start(netns, "null"), { lines, netns });
+}
+
+/**
+ * Like {@linkcode ipBatch} in two steps, for commands whose moment matters.
+ *
+ * @returns Once ip is ready to read commands: a function that has it carry them out, within a millisecond.
+ */
+export async function prepareIpBatch(
+  lines: readonly string[],
+  netns: string,
+): Promise<() => Promise<void>> {
+  const child = start(netns, "piped");
+  const ready = child.stdout.getReader();
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode("link show lo\n"));
+  writer.releaseLock();
+  await ready.read();
+  await ready.cancel();
+  return () => finish(child, { lines, netns });
+}
+
+function start(netns: string | undefined, stdout: "null" | "piped"): Deno.ChildProcess {
+  return new Deno.Command("ip", {
+    args: [...(netns === undefined ? [] : ["-n", netns]), "-batch", "-"],
     stdin: "piped",
-    stdout: "null",
+    stdout,
     stderr: "piped",
   }).spawn();
+}
+
+async function finish(
+  child: Deno.ChildProcess,
+  { lines, netns }: { lines: readonly string[]; netns?: string },
+): Promise<void> {
+  const complaint = new Response(child.stderr).text();
   const writer = child.stdin.getWriter();
   // A failure closes the pipe early; ip's own message says more.
   await writer.write(new TextEncoder().encode(lines.join("\n") + "\n")).catch(() => {});
   await writer.close().catch(() => {});
-  const { success, stderr } = await child.output();
+  const [text, { success }] = [(await complaint).trim(), await child.status];
   if (success) return;
-  const complaint = new TextDecoder().decode(stderr).trim();
-  const failed = lines[Number(/Command failed -:(\d+)/.exec(complaint)?.[1]) - 1] ?? lines[0];
   throw new Error(
-    `Cannot run "ip ${failed}" in namespace ${netns ?? "of this process"}: ` +
-      complaint.replaceAll("\n", "; "),
+    `Cannot run "ip ${lines.join("; ip ")}" in namespace ${netns ?? "of this process"}: ` +
+      text.replaceAll("\n", "; "),
   );
 }
 
@@ -145,10 +173,6 @@ export function isAlive(pid: number): boolean {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
   }
-}
-
-function batchArguments(netns: string | undefined, file: string): string[] {
-  return [...(netns === undefined ? [] : ["-n", netns]), "-batch", file];
 }
 
 /** Null for a process that is gone, has ended, or belongs to the kernel. */

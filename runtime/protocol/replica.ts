@@ -69,6 +69,9 @@ export class Replica {
   #epoch: number;
   #joinUntilMs: number;
   #heardMs: number | null = null;
+  /** When time was looked at last, and how much silence we have been awake for since a beat. */
+  #lookedMs: number;
+  #silenceObservedMs = Infinity;
   #peerRole: Role | null = null;
   #peerEpoch = 0;
   #peerAlive = false;
@@ -78,6 +81,7 @@ export class Replica {
   constructor(options: ReplicaOptions, nowMs: number) {
     this.#options = options;
     this.#epoch = options.epoch;
+    this.#lookedMs = nowMs;
     const listenMs = Math.max(JOIN_MS_MIN, 3 * this.#silenceMs());
     this.#joinUntilMs = nowMs + (options.peer === null ? 0 : listenMs * (this.#preferred() ? 1 : 2));
   }
@@ -121,6 +125,7 @@ export class Replica {
   /** The peer said something about this service. */
   handleBeat(beat: BeatService, nowMs: number): Effect[] {
     this.#heardMs = nowMs;
+    this.#silenceObservedMs = 0;
     this.#peerAlive = true;
     this.#peerRole = beat.role;
     this.#peerEpoch = beat.epoch;
@@ -168,12 +173,15 @@ export class Replica {
   }
 
   /**
-   * Time passes. Call it after everything that was received has been handled, so that a stall of
-   * our own never looks like silence of the peer.
+   * Time passes; call it in every pass, after everything that was received has been handled. A stall
+   * of our own is no silence of the peer: however long a pass took, it counts as one heartbeat.
    */
   handleTime(nowMs: number): Effect[] {
+    const { heartbeatMs } = this.#options;
+    this.#silenceObservedMs += Math.min(nowMs - this.#lookedMs, heartbeatMs);
+    this.#lookedMs = nowMs;
     const silentMs = this.#heardMs === null ? Infinity : nowMs - this.#heardMs;
-    const silent = silentMs > this.#silenceMs();
+    const silent = this.#silenceObservedMs > this.#silenceMs();
     const lost = silent && this.#peerAlive;
     if (silent) this.#peerAlive = false;
     switch (this.#role) {
