@@ -154,6 +154,8 @@ export class Connection {
   parkEnd: u32 = 0;
   /** The client's window field, unscaled. */
   cliWnd: u32 = 0;
+  /** MAX.SND.WND of RFC 5961: the largest window the client has shown, in octets. */
+  maxWnd: u32 = 0;
   // Timestamps (RFC 7323): client TSval as is; server TSval in client space = own + tsDelta.
   cliTs: u32 = 0;
   tsDelta: u32 = 0;

@@ -152,6 +152,7 @@ function applyOpen(record: usize): void {
   c.tsShownAt = s.now;
   c.synWindow = load<u32>(record, 52) & 0xffff;
   c.cliWnd = c.synWindow >>> c.cliWs;
+  c.maxWnd = c.synWindow;
   c.rcvNxt = c.irs + 1;
   c.logFrom = c.rcvNxt;
   c.legAck = c.rcvNxt;
@@ -186,6 +187,7 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   c.seenAt = s.now;
   c.cliAck = later(c.cliAck, load<u32>(record, 8));
   const window = load<u32>(record, 12) & 0xffff;
+  if (window << c.cliWs > c.maxWnd) c.maxWnd = window << c.cliWs;
   if (window != c.cliWnd) {
     c.cliWnd = window;
     c.flags |= Flag.WindowMoved;

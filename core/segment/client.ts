@@ -185,6 +185,7 @@ function takeSyn(c: Connection, v: View): void {
   c.synIss = v.seq;
   c.synWindow = v.window;
   c.cliWnd = v.window;
+  c.maxWnd = v.window;
 }
 
 /** A segment of a known connection. */
@@ -215,6 +216,14 @@ function known(c: Connection, v: View): void {
   const hot = has(c, Flag.Hot);
   if (v.payloadLength || (v.flags & FIN) != 0) {
     if (hot || fed) {
+      if (!stale && c.phase >= Phase.Half && !isBelievable(c, v)) {
+        // The kernel would answer with an ACK and drop it (RFC 5961 section 5.2, RFC 7323 section 5):
+        // so do we, because an octet it refuses must not reach the standby's server either.
+        count(Counter.OutOfWindow);
+        c.flags |= Flag.AckClient;
+        markPump(c);
+        return;
+      }
       if (!takeOctets(c, v, end, hot, fed)) return;
     } else if ((v.flags & FIN) != 0 && !beyond && !stale) noteClientFin(c, end);
   } else if (fed && (moved || before(v.seq, c.rcvNxt))) {
@@ -231,6 +240,20 @@ function known(c: Connection, v: View): void {
   }
   if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt + 4, tsEcr(v) - c.tsDelta);
   toServer(v.at, v.length);
+}
+
+/**
+ * True when a kernel would take octets from this segment: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT
+ * (RFC 5961 section 5.2; Linux counts no more than was ever acknowledged), and TSval is not older
+ * than TS.Recent (PAWS).
+ */
+function isBelievable(c: Connection, v: View): bool {
+  if ((v.flags & ACK) == 0) return false;
+  if (after(v.ack, has(c, Flag.Fed) ? mostAcked(c) : c.sndNxt)) return false;
+  const acked = c.cliAck - c.iss;
+  if (before(v.ack, c.cliAck - (c.maxWnd < acked ? c.maxWnd : acked))) return false;
+  if (has(c, Flag.TsOk) && v.tsAt && before(tsVal(v), c.cliTs)) return false;
+  return true;
 }
 
 /** The highest number a client can honestly acknowledge after a takeover. */
@@ -253,6 +276,7 @@ function takeAck(c: Connection, v: View): bool {
       if (has(c, Flag.Timer) && !has(c, Flag.Fed)) c.timerAt = state().now;
     }
   }
+  if (v.window << c.cliWs > c.maxWnd) c.maxWnd = v.window << c.cliWs;
   if (v.window != c.cliWnd) {
     c.cliWnd = v.window;
     c.flags |= Flag.WindowMoved;

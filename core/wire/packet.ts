@@ -286,7 +286,8 @@ export function isFromService(v: View): bool {
 
 /** Sum of the pseudo-header for `length` octets of TCP (RFC 9293 section 3.1, RFC 8200 8.1). */
 export function pseudoSum(ip: usize, family: u32, length: u32): u32 {
-  const tail: u32 = bswap<u16>(<u16> length) + (6 << 8);
+  // Widened before the addition: 16 bits would lose the carry.
+  const tail: u32 = <u32> bswap<u16>(<u16> length) + (6 << 8);
   return family == 4 ? sum(ip + 12, 8, tail) : sum(ip + 8, 32, tail);
 }
 

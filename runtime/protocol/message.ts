@@ -312,7 +312,9 @@ function scan(bytes: Uint8Array): string | null {
 
 function expectKind(items: unknown[], kind: unknown, length: number): void {
   if (items[1] !== kind || items.length !== length) {
-    throw new MessageError(`Cannot decode a message of kind ${items[1]} with ${items.length} items`);
+    throw new MessageError(
+      `Cannot decode a message of kind ${items[1]} with ${items.length} items`,
+    );
   }
 }
 

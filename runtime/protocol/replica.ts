@@ -62,6 +62,11 @@ export type TakeoverReason = "start" | "peer-silent" | "switch";
 /** Joining replicas listen at least this long, in milliseconds. */
 const JOIN_MS_MIN = 500;
 
+/** A primary waits at least this long for a silent standby, in milliseconds. */
+const STANDBY_MS = 250;
+/** Replicas that hear each other are without a primary for at most about this long. */
+const LEADERLESS_MS = 1000;
+
 /** The machine of one service on one node. */
 export class Replica {
   readonly #options: ReplicaOptions;
@@ -75,6 +80,8 @@ export class Replica {
   #peerRole: Role | null = null;
   #peerEpoch = 0;
   #peerAlive = false;
+  /** Since when the peer has been heard without being primary. */
+  #leaderlessSinceMs: number | null = null;
   #channelUp = false;
 
   /** Starts in `joining` at `nowMs` of the caller's monotonic clock. */
@@ -83,7 +90,8 @@ export class Replica {
     this.#epoch = options.epoch;
     this.#lookedMs = nowMs;
     const listenMs = Math.max(JOIN_MS_MIN, 3 * this.#silenceMs());
-    this.#joinUntilMs = nowMs + (options.peer === null ? 0 : listenMs * (this.#preferred() ? 1 : 2));
+    this.#joinUntilMs = nowMs +
+      (options.peer === null ? 0 : listenMs * (this.#preferred() ? 1 : 2));
   }
 
   /** Role now. */
@@ -116,6 +124,12 @@ export class Replica {
     return this.#options.heartbeatMs * this.#options.detect;
   }
 
+  /** Nobody speaks, though both are there: a hand-over went wrong. The preferred one takes it. */
+  #isLeaderless(nowMs: number): boolean {
+    const sinceMs = this.#leaderlessSinceMs;
+    return sinceMs !== null && this.#preferred() && nowMs - sinceMs > LEADERLESS_MS;
+  }
+
   #preferred(): boolean {
     const { node, peer, prefer } = this.#options;
     if (prefer === node || prefer === peer) return prefer === node;
@@ -129,7 +143,11 @@ export class Replica {
     this.#peerAlive = true;
     this.#peerRole = beat.role;
     this.#peerEpoch = beat.epoch;
-    if (this.#role !== "primary" && beat.epoch > this.#epoch) this.#epoch = beat.epoch;
+    // Only from one who speaks: the old primary's beats overtake its word that we shall go on.
+    if (beat.role === "primary") {
+      this.#leaderlessSinceMs = null;
+      if (this.#role !== "primary" && beat.epoch > this.#epoch) this.#epoch = beat.epoch;
+    } else this.#leaderlessSinceMs ??= nowMs;
     switch (this.#role) {
       case "joining":
         return beat.role === "primary" ? this.#become("standby", [{ kind: "follow" }]) : [];
@@ -182,30 +200,41 @@ export class Replica {
     this.#lookedMs = nowMs;
     const silentMs = this.#heardMs === null ? Infinity : nowMs - this.#heardMs;
     const silent = this.#silenceObservedMs > this.#silenceMs();
-    const lost = silent && this.#peerAlive;
     if (silent) this.#peerAlive = false;
     switch (this.#role) {
       case "joining":
         if (nowMs < this.#joinUntilMs) return [];
         // A preferred peer that is heard will claim it; it is only a little slower than we are.
         if (this.#peerAlive && !this.#preferred()) return [];
-        return this.#promote("start", this.#epoch + 1, 0);
+        return this.#promote("start", this.#next(), 0);
       case "standby":
-        if (!silent) return [];
+        if (!silent && !this.#isLeaderless(nowMs)) return [];
         // Without the channel we lack connections; without us they have nobody.
-        return this.#promote("peer-silent", this.#epoch + 1, silentMs);
+        return this.#promote("peer-silent", this.#next(), silentMs);
       case "primary":
-        if (!lost || !this.#channelUp) return [];
+        // Waiting costs a moment of held output; dropping it costs every connection its protection.
+        if (
+          !this.#channelUp || this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)
+        ) {
+          return [];
+        }
         this.#channelUp = false;
         return [{ kind: "dropStandby", reason: `silent for ${silentMs.toFixed(1)} ms` }];
       case "retired":
-        return silent ? this.#promote("peer-silent", this.#epoch + 1, silentMs) : [];
+        return silent || this.#isLeaderless(nowMs)
+          ? this.#promote("peer-silent", this.#next(), silentMs)
+          : [];
     }
   }
 
   /** The newest epoch seen anywhere, and the peer's role, for status. */
   get peer(): { role: Role | null; epoch: number } {
     return { role: this.#peerRole, epoch: this.#peerEpoch };
+  }
+
+  /** An epoch newer than any we know of. */
+  #next(): number {
+    return Math.max(this.#epoch, this.#peerEpoch) + 1;
   }
 
   #promote(reason: TakeoverReason, epoch: number, silentMs: number): Effect[] {
@@ -227,6 +256,7 @@ export class Replica {
 
   #become(role: Role, effects: Effect[]): Effect[] {
     this.#role = role;
+    this.#leaderlessSinceMs = null;
     return effects;
   }
 }
