@@ -140,6 +140,8 @@ export interface ConnectionTrace {
   clientRsts: number;
   /** RST segments from the server. */
   serverRsts: number;
+  /** Time of the first of them, milliseconds since 1970; NaN without one. */
+  serverRstMs: number;
   /** FIN segments from the client, retransmissions included. */
   clientFins: number;
   /** FIN segments from the server, retransmissions included. */
@@ -439,6 +441,7 @@ class ConnectionTracer {
       serverIsns: 0,
       clientRsts: 0,
       serverRsts: 0,
+      serverRstMs: NaN,
       clientFins: 0,
       serverFins: 0,
       clientOptions: {},
@@ -486,6 +489,7 @@ class ConnectionTracer {
     }
     this.#lastServerMs = segment.timeMs;
     if ((segment.flags & RST) !== 0) {
+      if (trace.serverRsts === 0) trace.serverRstMs = segment.timeMs;
       trace.serverRsts++;
       return; // a RST carries numbers that promise nothing
     }

@@ -61,7 +61,12 @@ function faultsOf(connection: ConnectionTrace, options: VerdictOptions): string[
   const faults: string[] = [];
   const expect = (holds: boolean, fault: string) => holds || faults.push(fault);
   const { faultMs, isDisorderly = false } = options;
-  expect(connection.serverRsts === 0, `${connection.serverRsts} RST from the server`);
+  const { serverRsts, serverRstMs, clientFins, serverFins } = connection;
+  expect(
+    serverRsts === 0,
+    `${serverRsts} RST from the server (${clientFins} FIN from the client, ${serverFins} from the ` +
+      `server), first ${describeTime(serverRstMs, options)}`,
+  );
   expect(connection.clientRsts === 0, `${connection.clientRsts} RST from the client`);
   expect(
     connection.clientIsns === 1,
@@ -89,12 +94,16 @@ function faultsOf(connection: ConnectionTrace, options: VerdictOptions): string[
   return faults;
 }
 
-function describe(what: string, anomalies: Anomaly[], { faultMs }: VerdictOptions): string {
+function describe(what: string, anomalies: Anomaly[], options: VerdictOptions): string {
   const [{ timeMs, before, after }] = anomalies;
-  const at = new Date(timeMs).toISOString();
+  return `${what} went back ${anomalies.length} times, first from ${before} to ${after} ` +
+    `(${(before - after) >>> 0}) ${describeTime(timeMs, options)}`;
+}
+
+function describeTime(timeMs: number, { faultMs }: VerdictOptions): string {
+  if (Number.isNaN(timeMs)) return "never";
   const since = faultMs === undefined
     ? ""
     : `, ${(timeMs - faultMs).toFixed(1)} ms after the fault`;
-  return `${what} went back ${anomalies.length} times, first from ${before} to ${after} ` +
-    `(${(before - after) >>> 0}) at ${at}${since}`;
+  return `at ${new Date(timeMs).toISOString()}${since}`;
 }
