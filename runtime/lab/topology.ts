@@ -16,7 +16,7 @@
  *   repl1       10.78.1.1, .2      fd78:0:0:1::1, ::2
  *
  * Interfaces are made inside their namespaces, so their names need not be unique. IPv6 addresses are
- * usable at once (nodad) and stay when their interface goes down, as IPv4 addresses do. The namespace of the
+ * usable at once (nodad) and stay when their interface goes down, as IPv4 addresses do (see upCommands). The namespace of the
  * service is made here too, because one that the daemon makes would be seen by the daemon's children
  * only (see node.ts). veth keeps its offloads: packets between machines are super-segments.
  *
@@ -283,11 +283,15 @@ export class Topology {
     return { atMs };
   }
 
-  /** Brings the links of a host up again, wherever they were taken down. */
+  /**
+   * Brings the links of a host up again, wherever they were taken down. Kernels may take a second to
+   * believe it.
+   */
   async restoreHost(host: string): Promise<void> {
-    const { netns, port } = this.#plan.host(host);
-    await ipBatch(this.#plan.linksOf().map((name) => `link set ${name} up`), netns);
-    await ipBatch([`link set ${port} up`], this.switch.netns);
+    const plan = this.#plan;
+    const own = plan.host(host);
+    await ipBatch(plan.linksOf().flatMap((name) => plan.upCommands(own, name)), own.netns);
+    await ipBatch([`link set ${own.port} up`], plan.switchNetns);
   }
 
   /**
@@ -296,10 +300,10 @@ export class Topology {
    * @throws {RangeError} When the topology has no such link.
    */
   async setLink(host: string, which: LinkName, up: boolean): Promise<void> {
-    const { netns, port } = this.#plan.host(host);
+    const own = this.#plan.host(host);
     const state = up ? "up" : "down";
     if (which === "client") {
-      await ipBatch([`link set ${port} ${state}`], this.switch.netns);
+      await ipBatch([`link set ${own.port} ${state}`], this.#plan.switchNetns);
       return;
     }
     if (!this.#plan.links.includes(which)) {
@@ -309,7 +313,8 @@ export class Topology {
         }`,
       );
     }
-    await ipBatch([`link set ${which} ${state}`], netns);
+    const commands = up ? this.#plan.upCommands(own, which) : [`link set ${which} down`];
+    await ipBatch(commands, own.netns);
   }
 
   /** Leaves everything as it is when this process ends; {@linkcode removalCommand} removes it. */
@@ -492,12 +497,18 @@ class Plan {
   #interfaceCommands({ number }: PlannedClient, network: LinkName): string[] {
     const name = network === "client" ? "eth0" : network;
     const bits = this.#ipv6 ? "64" : "24";
-    const commands = [
-      `link set ${name} addrgenmode none up`,
-      `address add ${this.address(network, number)}/${bits} dev ${name}` +
-      (this.#ipv6 ? " nodad" : ""),
+    const address = `${this.address(network, number)}/${bits}`;
+    return [
+      `link set ${name} addrgenmode none`,
+      `address add ${address} dev ${name}${this.#ipv6 ? " nodad" : ""}`,
+      ...this.upCommands({ number }, name),
     ];
-    if (this.#ipv6) commands.push(`address add fe80::${number}/64 dev ${name} nodad`);
+  }
+
+  /** A link-local address does not outlive its interface's going down; the others do. */
+  upCommands({ number }: { number: number }, name: string): string[] {
+    const commands = [`link set ${name} up`];
+    if (this.#ipv6) commands.push(`address replace fe80::${number}/64 dev ${name} nodad`);
     return commands;
   }
 }
