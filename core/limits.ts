@@ -74,3 +74,7 @@ export const REASSEMBLY_MS: u32 = 5000;
  * told us nothing of: at most this many beyond what we know, a client's largest usual window.
  */
 export const UNKNOWN_OUTPUT_MAX: u32 = 16 << 20;
+/** A client that says so must echo a timestamp at most this old, in milliseconds. */
+export const UNKNOWN_OUTPUT_ECHO_MS: u32 = 60000;
+/** Without timestamps it is believed for so long after the takeover, in milliseconds. */
+export const UNKNOWN_OUTPUT_MS: u32 = 5000;

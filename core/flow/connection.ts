@@ -147,6 +147,7 @@ export class Connection {
   sndShown: u32 = 0;
   /** sndShown when we took over. */
   takenAt: u32 = 0;
+  takenAtMs: u32 = 0;
   cliAck: u32 = 0;
   legUna: u32 = 0;
   srvFin: u32 = 0;

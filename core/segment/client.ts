@@ -12,7 +12,13 @@
  * Only segments that are acceptable (RFC 9293 section 3.10.7.4) move the record; the local kernel
  * judges all others itself, as it would without us.
  */
-import { HALF_OPEN_MS, LINGER_MS, UNKNOWN_OUTPUT_MAX } from "../limits";
+import {
+  HALF_OPEN_MS,
+  LINGER_MS,
+  UNKNOWN_OUTPUT_ECHO_MS,
+  UNKNOWN_OUTPUT_MAX,
+  UNKNOWN_OUTPUT_MS,
+} from "../limits";
 import { count, Counter, isServed, Role, state } from "../state";
 import { after, before, get16, later } from "../wire/bytes";
 import {
@@ -198,7 +204,7 @@ function known(c: Connection, v: View): void {
   }
   if (
     has(c, Flag.Taken) && !has(c, Flag.Fed) && c.leg == Leg.Open && after(v.ack, c.sndNxt) &&
-    (v.flags & ACK) != 0 && !after(v.ack, mostAcked(c)) && !after(v.seq, c.edgeShown)
+    (v.flags & ACK) != 0 && !after(v.ack, mostAcked(c, v)) && !after(v.seq, c.edgeShown)
   ) {
     // It has octets of the old primary's that our server has yet to write: stand between again.
     enterFed(c);
@@ -249,23 +255,35 @@ function known(c: Connection, v: View): void {
  */
 function isBelievable(c: Connection, v: View): bool {
   if ((v.flags & ACK) == 0) return false;
-  if (after(v.ack, has(c, Flag.Fed) ? mostAcked(c) : c.sndNxt)) return false;
+  if (after(v.ack, has(c, Flag.Fed) ? mostAcked(c, v) : c.sndNxt)) return false;
   const acked = c.cliAck - c.iss;
   if (before(v.ack, c.cliAck - (c.maxWnd < acked ? c.maxWnd : acked))) return false;
   if (has(c, Flag.TsOk) && v.tsAt && before(tsVal(v), c.cliTs)) return false;
   return true;
 }
 
-/** The highest number a client can honestly acknowledge after a takeover. */
-function mostAcked(c: Connection): u32 {
-  return later(c.sndNxt, c.takenAt + UNKNOWN_OUTPUT_MAX);
+/**
+ * The highest number this segment can honestly acknowledge. After a takeover that may be octets the
+ * old primary sent in its last moments and we know nothing of; as such an ACK makes us drop output,
+ * it must come from one who has heard us or the old primary lately: its TSecr says so, and without
+ * timestamps only the time since the takeover does.
+ */
+function mostAcked(c: Connection, v: View): u32 {
+  const known = later(c.sndNxt, c.sndShown);
+  if (!has(c, Flag.Taken)) return known;
+  if (has(c, Flag.TsOk)) {
+    if (!v.tsAt) return known;
+    const echo = tsEcr(v);
+    if (after(echo, c.tsShown) || before(echo, c.tsShown - UNKNOWN_OUTPUT_ECHO_MS)) return known;
+  } else if (state().now - c.takenAtMs > UNKNOWN_OUTPUT_MS) return known;
+  return later(known, c.takenAt + UNKNOWN_OUTPUT_MAX);
 }
 
 /** Takes SEG.ACK, window and TSval into the record; true when something moved. */
 function takeAck(c: Connection, v: View): bool {
   let moved = false;
   // After a takeover the client may have acknowledged more than our server has produced so far.
-  const most = has(c, Flag.Fed) ? mostAcked(c) : c.sndNxt;
+  const most = has(c, Flag.Fed) ? mostAcked(c, v) : c.sndNxt;
   if (after(v.ack, most) || before(v.ack, c.cliAck)) return false;
   if (v.ack != c.cliAck) {
     c.cliAck = v.ack;

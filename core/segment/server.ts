@@ -360,7 +360,7 @@ function park(c: Connection, seq: u32, from: usize, length: u32): void {
     return;
   }
   const chain = parkedFlight(c);
-  if (!write(chain, c.parkEnd, from + skip, length - skip)) {
+  if (!write(chain, c.parkEnd, c.parkEnd, from + skip, length - skip)) {
     count(Counter.ParkedOverflow);
     return;
   }

@@ -73,6 +73,7 @@ export function promote(peerStays: bool): u32 {
     taken++;
     c.flags |= Flag.Taken;
     c.takenAt = later(c.sndShown, c.cliAck);
+    c.takenAtMs = s.now;
     if (has(c, Flag.TsOk) && c.leg >= Leg.SynAck) {
       alignTimestamps(c);
       c.tsShown += s.now - c.tsShownAt + TS_SLACK_MS;

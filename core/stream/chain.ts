@@ -55,18 +55,20 @@ export function clear(chain: Chain): void {
 }
 
 /**
- * Stores `length` octets at `seq`, which must not lie before the chain's left edge. Returns false,
- * possibly with a part stored, when the pool is empty.
+ * Stores `length` octets at `seq`. `base` is the owner's left edge: an empty chain starts there and
+ * not at `seq`, as a hole before it may be filled later. Returns false, possibly with a part stored,
+ * when the pool is empty or `seq` lies before the chain.
  */
-export function write(chain: Chain, seq: u32, from: usize, length: u32): bool {
+export function write(chain: Chain, base: u32, seq: u32, from: usize, length: u32): bool {
   if (!length) return true;
   if (!chain.head) {
     const first = take();
     if (!first) return false;
     chain.head = first;
     chain.tail = first;
-    chain.seq = seq;
+    chain.seq = base;
   }
+  if (<i32> (seq - chain.seq) < 0) return false;
   let block = chain.head;
   let offset = seq - chain.seq;
   while (length) {

@@ -69,7 +69,7 @@ export function cover(c: Connection, start: u32, end: u32, from: usize, chain: C
   let fresh: u32 = 0;
   // In order with nothing waiting: by far the most frequent case.
   if (start == c.rcvNxt && !c.range) {
-    if (chain !== null && !write(chain, start, from, end - start)) return COVER_NO_MEMORY;
+    if (chain !== null && !write(chain, start, start, from, end - start)) return COVER_NO_MEMORY;
     c.rcvNxt = end;
     return <i32> (end - start);
   }
@@ -87,7 +87,7 @@ export function cover(c: Connection, start: u32, end: u32, from: usize, chain: C
       }
       if (before(n.start, end)) stop = n.start;
     }
-    if (chain !== null && !write(chain, cursor, from + (cursor - start), stop - cursor)) {
+    if (chain !== null && !write(chain, c.rcvNxt, cursor, from + (cursor - start), stop - cursor)) {
       return COVER_NO_MEMORY;
     }
     fresh += stop - cursor;
