@@ -20,7 +20,7 @@ import type { ClientKind, ClientProgress, ClientResult } from "./client.ts";
 import { Cluster, FIRST_PORT, labCommand } from "./cluster.ts";
 import { whyNoNamespaces } from "./namespaces.ts";
 import { picture, type PictureEvent } from "./picture.ts";
-import { BIN_MS } from "./recorder.ts";
+import { BIN_MS, type Gap } from "./recorder.ts";
 import { PORT_OFFSETS } from "./servers.ts";
 import { Topology } from "./topology.ts";
 
@@ -65,6 +65,8 @@ const LINE_MS = 500;
 /** Share of the transfer before which, and after which, no fault is made. */
 const SHARE_MIN = 0.15;
 const SHARE_MAX = 0.85;
+/** A gap that begins so long after the takeover's first octet still has to do with it, milliseconds. */
+const AFTER_FAULT_MS = 250;
 const VERBS: Record<ClientKind, string> = { file: "download", upload: "upload", echo: "echo" };
 
 /**
@@ -286,7 +288,7 @@ function stepsOf(timeline: Timeline, primary: string): Step[] {
     { atMs: timeline.suspectMs, text: `${primary} is suspected` },
     { atMs: timeline.adoptedMs, text: "connections adopted" },
     { atMs: timeline.claimedMs, text: "address claimed" },
-    { atMs: timeline.firstByteMs, text: "first octet sent to the client" },
+    { atMs: timeline.firstByteMs, text: "first octets sent to the client" },
   ];
   return steps.filter((step): step is Step => step.atMs !== null);
 }
@@ -295,7 +297,7 @@ function report(
   result: ClientResult,
   { made, steps, takeover }: { made: Fault | null; steps: Step[]; takeover: TakeoverStatus | null },
 ): string[] {
-  const { octets, startMs, endMs, gap, sha256, sha256Expected } = result;
+  const { octets, startMs, endMs, gaps: [largest], sha256, sha256Expected } = result;
   const seconds = (endMs - startMs) / 1000;
   const isSame = sha256 === sha256Expected;
   const lines = [
@@ -303,18 +305,18 @@ function report(
     `transferred ${formatOctets(octets)} in ${seconds.toFixed(2)} s, ${
       formatRate(octets / seconds)
     }`,
-    `largest gap ${gap.ms.toFixed(1)} ms, ${
-      made === null ? "" : `from ${signed(gap.atMs - made.atMs)} ms on, `
-    }after ${formatOctets(gap.offset)}`,
+    `largest gap ${gapText(largest, made)}`,
     `SHA-256     ${sha256 ?? "none"} ${isSame ? "as expected" : `in place of ${sha256Expected}`}`,
   ];
   if (made === null) return lines;
+  const gap = gapAt(result, made, steps);
+  if (gap !== largest) lines.splice(3, 0, `at the fault ${gapText(gap, made)}`);
   lines.push("", `       0.0 ms  ${made.text}`);
   for (const { atMs, text } of steps) {
     lines.push(`${signed(atMs - made.atMs).padStart(10)} ms  ${text}`);
   }
   lines.push(
-    `${signed(gap.atMs + gap.ms - made.atMs).padStart(10)} ms  end of the client's largest gap`,
+    `${signed(gap.atMs + gap.ms - made.atMs).padStart(10)} ms  end of the client's gap`,
   );
   if (takeover !== null) {
     const { reason, detectMs, takeoverMs, connections } = takeover;
@@ -326,11 +328,24 @@ function report(
   return lines;
 }
 
+/** The longest gap that has to do with the fault: from it to the takeover's first octet. */
+function gapAt(result: ClientResult, made: Fault, steps: readonly Step[]): Gap {
+  const untilMs = Math.max(made.atMs, ...steps.map(({ atMs }) => atMs)) + AFTER_FAULT_MS;
+  const touches = ({ atMs, ms }: Gap) => atMs <= untilMs && atMs + ms >= made.atMs;
+  return result.gaps.find(touches) ?? { ms: 0, atMs: made.atMs, offset: result.octets };
+}
+
+function gapText({ ms, atMs, offset }: Gap, made: Fault | null): string {
+  const when = made === null ? "" : `from ${signed(atMs - made.atMs)} ms on, `;
+  return `${ms.toFixed(1)} ms, ${when}after ${formatOctets(offset)}`;
+}
+
 function drawPicture(
   result: ClientResult,
   { options, made, steps }: { options: DemoOptions; made: Fault | null; steps: Step[] },
 ): string {
-  const { startMs, endMs, octets, gap, bins, binMs } = result;
+  const { startMs, endMs, octets, bins, binMs } = result;
+  const gap = made === null ? result.gaps[0] : gapAt(result, made, steps);
   const from = ({ atMs, text }: Step): PictureEvent => ({ atMs: atMs - startMs, text });
   const seconds = (endMs - startMs) / 1000;
   const what = `One TCP connection, ${VERBS[options.service]} over IPv${options.ipv6 ? 6 : 4}`;
@@ -342,7 +357,7 @@ function drawPicture(
   return picture({
     title: `${what}: ${ends[options.fault]}`,
     summary: `${formatOctets(octets)} in ${seconds.toFixed(2)} s, ` +
-      `largest gap ${gap.ms.toFixed(1)} ms, ` +
+      `gap ${gap.ms.toFixed(1)} ms, ` +
       (result.ok ? "SHA-256 as expected" : `FAILED: ${result.error ?? "the content differs"}`),
     bins,
     binMs,

@@ -53,22 +53,36 @@ export interface PictureOptions {
   events: readonly PictureEvent[];
 }
 
+/** Colours by role: light, dark. */
+const COLORS = {
+  ground: ["#ffffff", "#10171f"],
+  ink: ["#1b2733", "#e6edf3"],
+  faint: ["#64748b", "#93a4b5"],
+  grid: ["#e2e8f0", "#26323f"],
+  line: ["#0f766e", "#2dd4bf"],
+  bad: ["#dc2626", "#f87171"],
+  step: ["#b45309", "#fbbf24"],
+} as const;
+
+/** Shapes do not depend on the scheme, colours do; plain values, as not every viewer knows var(). */
 const STYLE = `
-  svg { --ground: #ffffff; --ink: #1b2733; --faint: #64748b; --grid: #e2e8f0; --line: #0f766e;
-        --area: #0f766e; --bad: #dc2626; --shade: #dc2626; --step: #b45309;
-        font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-  @media (prefers-color-scheme: dark) {
-    svg { --ground: #10171f; --ink: #e6edf3; --faint: #93a4b5; --grid: #26323f; --line: #2dd4bf;
-          --area: #2dd4bf; --bad: #f87171; --shade: #f87171; --step: #fbbf24; }
-  }
-  .ground { fill: var(--ground); } text { fill: var(--ink); } .faint { fill: var(--faint); }
-  .title { font-size: 19px; font-weight: 600; } .panel { font-weight: 600; }
-  .grid { stroke: var(--grid); } .area { fill: var(--area); fill-opacity: .16; }
-  .line { fill: none; stroke: var(--line); stroke-width: 1.5; stroke-linejoin: round; }
-  .shade { fill: var(--shade); fill-opacity: .14; } .fault { stroke: var(--bad); stroke-width: 1.5; }
-  .bad { fill: var(--bad); font-weight: 600; } .step { stroke: var(--step); stroke-dasharray: 3 3; }
-  .number { fill: var(--step); font-weight: 600; } .right { text-anchor: end; }
-  .middle { text-anchor: middle; }`;
+  svg { font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+  .title { font-size: 19px; font-weight: 600; } .panel, .bad, .number { font-weight: 600; }
+  .right { text-anchor: end; } .middle { text-anchor: middle; }
+  .area { fill-opacity: .16; } .shade { fill-opacity: .14; }
+  .line { fill: none; stroke-width: 1.5; stroke-linejoin: round; } .fault { stroke-width: 1.5; }
+  .step { stroke-dasharray: 3 3; }
+  ${colorRules(0)}
+  @media (prefers-color-scheme: dark) { ${colorRules(1)} }`;
+
+function colorRules(scheme: 0 | 1): string {
+  const color = (role: keyof typeof COLORS) => COLORS[role][scheme];
+  return `.ground { fill: ${color("ground")} } text { fill: ${color("ink")} } ` +
+    `.faint { fill: ${color("faint")} } .grid { stroke: ${color("grid")} } ` +
+    `.line { stroke: ${color("line")} } .area { fill: ${color("line")} } ` +
+    `.shade, .bad { fill: ${color("bad")} } .fault { stroke: ${color("bad")} } ` +
+    `.step { stroke: ${color("step")} } .number { fill: ${color("step")} }`;
+}
 
 /** Draws the picture. */
 export function picture(options: PictureOptions): string {
@@ -97,7 +111,7 @@ export function picture(options: PictureOptions): string {
         isDetail: true,
       }),
     );
-    bottom += 28 + PANEL.height + 58;
+    bottom += 28 + PANEL.height + 68;
     parts.push(text(PANEL.x, bottom, fault.text, "bad"));
     for (const [index, event] of events.entries()) {
       bottom += 20;

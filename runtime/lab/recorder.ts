@@ -2,9 +2,9 @@
  * recorder.ts - when octets arrived: throughput over time and the largest gap
  *
  * Theory of operation
- * Each arrival is noted with its time and length. Lengths are summed in bins of BIN_MS; the longest time
- * between two arrivals is kept exactly, with its place in time and in the stream. The time from the
- * request to the first octet counts as a gap, and so does the time from the last octet to the end.
+ * Each arrival is noted with its time and length. Lengths are summed in bins of BIN_MS; the GAPS_MAX longest
+ * times between two arrivals are kept exactly, with their place in time and in the stream. The time from
+ * the request to the first octet counts as a gap, and so does the time from the last octet to the end.
  *
  * Limits: BINS_MAX bins, 1000 s; what comes later is counted in the last one.
  */
@@ -12,6 +12,18 @@
 /** Width of a bin, milliseconds. */
 export const BIN_MS = 2;
 const BINS_MAX = 500_000;
+/** Gaps that are kept. */
+const GAPS_MAX = 32;
+
+/** A time without an octet. */
+export interface Gap {
+  /** How long, milliseconds. */
+  ms: number;
+  /** When it began, milliseconds of the wall clock. */
+  atMs: number;
+  /** Octets that had arrived before it. */
+  offset: number;
+}
 
 /** What was recorded; times are milliseconds of the wall clock. */
 export interface Recording {
@@ -23,15 +35,8 @@ export interface Recording {
   octets: number;
   /** Octets in each BIN_MS from `startMs` on. */
   bins: number[];
-  /** The longest time without an octet. */
-  gap: {
-    /** How long, milliseconds. */
-    ms: number;
-    /** When it began. */
-    atMs: number;
-    /** Octets that had arrived before it. */
-    offset: number;
-  };
+  /** The longest times without an octet, longest first; at least one. */
+  gaps: Gap[];
 }
 
 /** Milliseconds of the wall clock, with fractions, never going back within a process. */
@@ -45,7 +50,8 @@ export class Recorder {
   readonly #bins: number[] = [];
   #lastMs = this.#startMs;
   #octets = 0;
-  #gap = { ms: 0, atMs: this.#startMs, offset: 0 };
+  /** Longest first. */
+  readonly #gaps: Gap[] = [{ ms: 0, atMs: this.#startMs, offset: 0 }];
 
   /** Octets so far. */
   get octets(): number {
@@ -60,8 +66,7 @@ export class Recorder {
   /** Notes an arrival; one of 0 octets is the end of the stream. */
   note(octets: number): void {
     const nowMs = wallClockMs();
-    const gapMs = nowMs - this.#lastMs;
-    if (gapMs > this.#gap.ms) this.#gap = { ms: gapMs, atMs: this.#lastMs, offset: this.#octets };
+    this.#noteGap({ ms: nowMs - this.#lastMs, atMs: this.#lastMs, offset: this.#octets });
     const bin = Math.min(BINS_MAX - 1, Math.floor((nowMs - this.#startMs) / BIN_MS));
     while (this.#bins.length <= bin) this.#bins.push(0);
     this.#bins[bin] += octets;
@@ -76,7 +81,14 @@ export class Recorder {
       endMs: this.#lastMs,
       octets: this.#octets,
       bins: this.#bins,
-      gap: this.#gap,
+      gaps: this.#gaps,
     };
+  }
+
+  #noteGap(gap: Gap): void {
+    if (this.#gaps.length >= GAPS_MAX && gap.ms <= this.#gaps[GAPS_MAX - 1].ms) return;
+    const place = this.#gaps.findIndex(({ ms }) => ms < gap.ms);
+    this.#gaps.splice(place < 0 ? this.#gaps.length : place, 0, gap);
+    if (this.#gaps.length > GAPS_MAX) this.#gaps.pop();
   }
 }
