@@ -140,7 +140,9 @@ export interface ConnectionTrace {
   clientRsts: number;
   /** RST segments from the server. */
   serverRsts: number;
-  /** Time of the first of them, milliseconds since 1970; NaN without one. */
+  /** Those that came when both FINs had been sent and the client had acknowledged the server's. */
+  serverRstsAfterEnd: number;
+  /** Time of the first RST from the server, milliseconds since 1970; NaN without one. */
   serverRstMs: number;
   /** FIN segments from the client, retransmissions included. */
   clientFins: number;
@@ -428,6 +430,9 @@ class ConnectionTracer {
   #serverAck?: number;
   #rightEdge?: number;
   #serverTsval?: number;
+  /** SEG.ACK that acknowledges the server's FIN. */
+  #serverEnd?: number;
+  #isOver = false;
   /** Holes as [start, end) in sequence numbers, oldest first. */
   #holes: [number, number][] = [];
 
@@ -441,6 +446,7 @@ class ConnectionTracer {
       serverIsns: 0,
       clientRsts: 0,
       serverRsts: 0,
+      serverRstsAfterEnd: 0,
       serverRstMs: NaN,
       clientFins: 0,
       serverFins: 0,
@@ -476,6 +482,7 @@ class ConnectionTracer {
     } else if ((segment.flags & RST) === 0 && segment.window === 0) trace.clientZeroWindows++;
     if ((segment.flags & RST) !== 0) trace.clientRsts++;
     if ((segment.flags & FIN) !== 0) trace.clientFins++;
+    if (trace.clientFins > 0 && segment.ack === this.#serverEnd) this.#isOver = true;
     trace.clientOctetsSent += segment.payloadLength;
   }
 
@@ -491,9 +498,13 @@ class ConnectionTracer {
     if ((segment.flags & RST) !== 0) {
       if (trace.serverRsts === 0) trace.serverRstMs = segment.timeMs;
       trace.serverRsts++;
+      if (this.#isOver) trace.serverRstsAfterEnd++;
       return; // a RST carries numbers that promise nothing
     }
-    if ((segment.flags & FIN) !== 0) trace.serverFins++;
+    if ((segment.flags & FIN) !== 0) {
+      trace.serverFins++;
+      this.#serverEnd = (segment.seq + segment.payloadLength + 1) >>> 0;
+    }
     if ((segment.flags & SYN) !== 0) {
       if (trace.serverSynAcks === 0) {
         trace.serverOptions = segment.options;

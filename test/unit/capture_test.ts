@@ -136,6 +136,18 @@ Deno.test("traceTcp() tells a SYN after the SYN-ACK from one before", () => {
   assert.deepEqual([one.clientSyns, one.clientIsns, one.clientSynsAfterSynAck], [2, 1, 1]);
 });
 
+Deno.test("traceTcp() tells a RST after the end from one that ends a connection", () => {
+  const ending: Made[] = [
+    ...handshake(),
+    { flags: FIN | ACK, seq: 0xffff_ff01, ack: 0xffff_fff1 },
+    { from: "client", flags: FIN | ACK, seq: 0xffff_fff1, ack: 0xffff_ff02 },
+  ];
+  const [late] = trace([...ending, { flags: RST, seq: 0xffff_ff02 }]);
+  assert.deepEqual([late.serverRsts, late.serverRstsAfterEnd, late.serverRstMs], [1, 1, 5]);
+  const [early] = trace([...ending.slice(0, 4), { flags: RST, seq: 0xffff_ff02 }]);
+  assert.deepEqual([early.serverRsts, early.serverRstsAfterEnd], [1, 0]);
+});
+
 Deno.test("traceTcp() finds the largest gap between the server's segments", () => {
   const [one] = trace([
     { atMs: 1000, seq: 0, payload: 10 },
