@@ -153,7 +153,7 @@ Examples:
       new Option("--fault <kind>", "what happens to the primary host")
         .choices(["crash", "switch", "none"]).default("crash"),
     )
-    .option("--size <size>", "how much is transferred", sizeText, "1GiB")
+    .option("--size <size>", "how much is transferred", sizeText, "2GiB")
     .option("--ipv6", "use IPv6", false)
     .option("--keep", "keep the hosts afterwards, to look around", false)
     .option("--svg <FILE>", "write the throughput over time as a picture")

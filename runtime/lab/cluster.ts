@@ -3,7 +3,7 @@
  *
  * Theory of operation
  * Each host runs `holdfast up` with one service, "web", whose server is servers.ts. Servers and client are
- * programs of their own: as scripts under Deno, or as hidden commands of the compiled program.
+ * programs of their own: as scripts under Deno, or, where this is a compiled program, as itself (see main.ts).
  */
 
 import type { ServiceStatus } from "../status.ts";
