@@ -78,3 +78,5 @@ export const UNKNOWN_OUTPUT_MAX: u32 = 16 << 20;
 export const UNKNOWN_OUTPUT_ECHO_MS: u32 = 60000;
 /** Without timestamps it is believed for so long after the takeover, in milliseconds. */
 export const UNKNOWN_OUTPUT_MS: u32 = 5000;
+/** How far the old primary may have moved the right edge without our knowledge, in octets. */
+export const UNKNOWN_EDGE: u32 = 1 << 20;

@@ -202,11 +202,27 @@ function known(c: Connection, v: View): void {
     onSyn(c, v);
     return;
   }
+  if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) {
+    // Both sides have finished. A late FIN means that our last ACK was lost: the record answers, as
+    // a kernel in TIME-WAIT would; after a takeover the local one may know nothing any more.
+    if ((v.payloadLength || (v.flags & FIN) != 0) && (v.flags & RST) == 0) {
+      c.flags |= Flag.AckClient;
+      markPump(c);
+    }
+    return;
+  }
   if (
     has(c, Flag.Taken) && !has(c, Flag.Fed) && c.leg == Leg.Open && after(v.ack, c.sndNxt) &&
     (v.flags & ACK) != 0 && !after(v.ack, mostAcked(c, v)) && !after(v.seq, c.edgeShown)
   ) {
     // It has octets of the old primary's that our server has yet to write: stand between again.
+    enterFed(c);
+  }
+  if (
+    v.payloadLength && has(c, Flag.Taken) && !has(c, Flag.Fed) && c.leg == Leg.Open &&
+    after(v.seq + v.payloadLength, c.legEdge) && !after(v.seq + v.payloadLength, c.edgeShown)
+  ) {
+    // The old primary's window was wider than our server's is yet: the log makes up for it.
     enterFed(c);
   }
   const fed = has(c, Flag.Fed);
@@ -411,7 +427,7 @@ function onReset(c: Connection, v: View, fed: bool): void {
 
 /** Both directions are finished and acknowledged: the record only lingers from here on. */
 export function checkClosed(c: Connection): void {
-  if (c.phase != Phase.Closing) return;
+  if (c.phase != Phase.Closing && c.phase != Phase.Open) return;
   if (!has(c, Flag.ClientFin | Flag.ServerFin)) return;
   if (!after(c.ackShown, c.finSeq) || !after(c.cliAck, c.srvFin)) return;
   c.phase = Phase.Closed;

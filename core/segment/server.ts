@@ -242,6 +242,7 @@ function onReset(c: Connection, v: View, primary: bool): void {
     return;
   }
   if (c.leg == Leg.SynSent) return;
+  if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) return;
   setSeq(v, v.seq + c.issDelta);
   if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt, tsVal(v) + c.tsDelta);
   if (v.flags & ACK) setAck(v, later(v.ack, c.ackShown));
@@ -304,7 +305,8 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   if (c.issDelta) setSeq(v, seq);
   if (v.tsAt) {
     const value = tsVal(v) + c.tsDelta;
-    const shown = before(value, c.tsShown) && fed ? c.tsShown : value;
+    // Our picture of the kernel's clock may be a pass too fast: then it waits for the clock.
+    const shown = before(value, c.tsShown) && has(c, Flag.Taken) ? c.tsShown : value;
     if (c.tsDelta || shown != value) setTcp32(v, v.tsAt, shown);
     if (after(shown, c.tsShown)) {
       c.tsShown = shown;
@@ -314,10 +316,7 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   // ACK and window as the client may see them; on an unclamped direct connection as they are.
   const ack = shownAck(c);
   const edge = shownEdge(c);
-  if (
-    ack != v.ack || c.legWs != c.srvWs ||
-    edge - (v.ack + (v.window << c.legWs)) + (1 << c.srvWs) > 2 << c.srvWs
-  ) {
+  if (ack != v.ack || c.legWs != c.srvWs || edge != v.ack + (v.window << c.legWs)) {
     const window = windowField(c, ack, edge);
     if (
       s.commitMode == Commit.Ack && hot && ack != v.ack && !v.payloadLength && !fin &&

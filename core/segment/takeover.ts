@@ -8,9 +8,9 @@
  * After promote() a connection stays "fed" until its server has read all of the log and produced
  * all the client has acknowledged; most are direct at once.
  */
-import { HALF_OPEN_MS, SUPER_SEGMENT, TS_SLACK_MS } from "../limits";
+import { HALF_OPEN_MS, SUPER_SEGMENT, TS_SLACK_MS, UNKNOWN_EDGE } from "../limits";
 import { count, Counter, Role, state } from "../state";
-import { after, before, later } from "../wire/bytes";
+import { after, before, earlier, later } from "../wire/bytes";
 import { FIN } from "../wire/packet";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
 import {
@@ -36,6 +36,7 @@ import {
   tcpOf,
   toClient,
 } from "./output";
+import { checkClosed } from "./client";
 import { enterFed, pump } from "./feeder";
 
 /**
@@ -79,6 +80,12 @@ export function promote(peerStays: bool): u32 {
       c.tsShown += s.now - c.tsShownAt + TS_SLACK_MS;
       c.tsShownAt = s.now;
     }
+    if (!peerStays) {
+      // What it showed in its last moments we do not know; our log has room for that much more.
+      const most = c.legAck + s.logLimit;
+      const widened = c.edgeShown + UNKNOWN_EDGE;
+      c.edgeShown = later(c.edgeShown, earlier(widened, most));
+    }
     if (peerStays) {
       c.flags |= Flag.Hot;
       c.peerNxt = c.rcvNxt;
@@ -111,6 +118,12 @@ export function speak(): bool {
 }
 
 function speakFor(c: Connection): bool {
+  // Over, but for an ACK that may be lost: the client asks again if so, and is answered then.
+  if (has(c, Flag.ClientFin | Flag.ServerFin) && c.rcvNxt == c.finSeq + 1) {
+    c.ackShown = later(c.ackShown, c.rcvNxt);
+    checkClosed(c);
+    if (c.phase == Phase.Closed) return true;
+  }
   if (before(c.parkBase, c.cliAck)) {
     c.parkBase = c.cliAck;
     if (before(c.parkEnd, c.cliAck)) c.parkEnd = c.cliAck;
