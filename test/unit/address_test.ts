@@ -1,3 +1,8 @@
+/**
+ * address_test.ts - read, write and refuse addresses and endpoints
+ *
+ * Texts are compared with RFC 5952, octets with the layouts of ip(7) and ipv6(7).
+ */
 import { deepStrictEqual, strictEqual, throws } from "node:assert/strict";
 import {
   addressOfBytes,

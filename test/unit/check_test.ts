@@ -1,3 +1,8 @@
+/**
+ * check_test.ts - the parts of `holdfast check` that need no host
+ *
+ * What tries this host is run for real in test/net/program_test.ts.
+ */
 import { strictEqual } from "node:assert/strict";
 import { isInNetwork, renderReport } from "../../runtime/cli/check.ts";
 

@@ -1,3 +1,9 @@
+/**
+ * completions_test.ts - completion scripts, run by bash itself where it can be
+ *
+ * bash completes real command lines; the scripts for zsh and fish are compared with the command table,
+ * and read by their shells where those are installed.
+ */
 import { deepStrictEqual, match, ok, strictEqual } from "node:assert/strict";
 import { completionScript, SHELLS } from "../../runtime/cli/completions.ts";
 import { commandTable } from "../../runtime/cli/program.ts";

@@ -1,3 +1,8 @@
+/**
+ * config_test.ts - holdfast.toml: what is read, and how what is wrong is said
+ *
+ * Every refusal is checked for the place, the value found and what is allowed.
+ */
 import { deepStrictEqual, ok, strictEqual, throws } from "node:assert/strict";
 import {
   type Config,

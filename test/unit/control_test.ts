@@ -1,3 +1,8 @@
+/**
+ * control_test.ts - the control socket, over real Unix sockets in a directory of its own
+ *
+ * Behind it is a node in memory: what is tested is the way to a daemon, and how it fails.
+ */
 import { deepStrictEqual, match, ok, rejects, strictEqual } from "node:assert/strict";
 import {
   BODY_LENGTH_MAX,

@@ -1,3 +1,8 @@
+/**
+ * log_test.ts - log lines: one event, one line, whatever the fields hold
+ *
+ * Lines go into an array instead of standard error.
+ */
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { createLogger, FIELD_LENGTH_MAX, Repeats, REPEATS_MAX } from "../../runtime/log.ts";
 

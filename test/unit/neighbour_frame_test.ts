@@ -1,3 +1,8 @@
+/**
+ * neighbour_frame_test.ts - ARP and Neighbor Discovery frames, octet by octet
+ *
+ * Expected frames are written out from RFC 826, RFC 5227 and RFC 4861.
+ */
 import { deepStrictEqual, strictEqual, throws } from "node:assert/strict";
 import { parseAddress } from "../../runtime/io/address.ts";
 import {

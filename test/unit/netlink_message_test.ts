@@ -1,3 +1,8 @@
+/**
+ * netlink_message_test.ts - rtnetlink requests, octet by octet
+ *
+ * Expected octets are what ip(8) sends for the same thing; answers of the kernel are cut at every place.
+ */
 import { deepStrictEqual, strictEqual, throws } from "node:assert/strict";
 import { parseAddress } from "../../runtime/io/address.ts";
 import {

@@ -1,3 +1,8 @@
+/**
+ * notify_test.ts - readiness, told to a service manager that is a socket of ours
+ *
+ * Both kinds of NOTIFY_SOCKET of sd_notify(3): a path, and an abstract name.
+ */
 import { ok, strictEqual, throws } from "node:assert/strict";
 import { notifyManager } from "../../runtime/cli/notify.ts";
 import { check, closeAll, libc, Memory, SystemError } from "../../runtime/io/libc.ts";

@@ -1,3 +1,8 @@
+/**
+ * status_test.ts - what a node says, as text for people
+ *
+ * Columns are compared where programs or people look for them; widths are free.
+ */
 import { ok, strictEqual } from "node:assert/strict";
 import {
   type ConnectionInfo,

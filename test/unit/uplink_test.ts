@@ -1,3 +1,8 @@
+/**
+ * uplink_test.ts - which small network an uplink takes, and when a resolver needs one
+ *
+ * Pure choices; networks and veths on a real kernel are in test/net/io_test.ts.
+ */
 import { notStrictEqual, ok, strictEqual, throws } from "node:assert/strict";
 import { isOnlyLoopback } from "../../runtime/io/resolver.ts";
 import { chooseNetwork, uplinkName } from "../../runtime/io/uplink.ts";
