@@ -39,8 +39,6 @@ export interface NetTestContext {
   random: Random;
   /** A directory of its own, removed at the end. */
   directory: string;
-  /** Deno's context, for steps. */
-  deno: Deno.TestContext;
 }
 
 /**
@@ -61,12 +59,12 @@ export function netTest(
   Deno.test({
     name,
     ignore: why !== undefined,
-    fn: async (deno) => {
+    fn: async ({ origin }) => {
       const seed = seedOfRun();
-      console.log(`seed ${seed}  ->  HOLDFAST_SEED=${seed} deno test -A ${fileOf(deno.origin)}`);
+      console.log(`seed ${seed}  ->  HOLDFAST_SEED=${seed} deno test -A ${fileOf(origin)}`);
       const directory = await Deno.makeTempDir({ prefix: "holdfast-test-" });
       try {
-        await body({ random: new Random(seed), directory, deno });
+        await body({ random: new Random(seed), directory });
       } finally {
         await endAllProcesses();
         if (Deno.env.get("HOLDFAST_KEEP") === "1") console.log(`kept ${directory}`);

@@ -44,7 +44,9 @@ export interface VerdictOptions {
 export function assertUnbroken(trace: TcpTrace, options: VerdictOptions): void {
   assert.equal(options.dropped, 0, "the capture is incomplete: tcpdump was too slow");
   const found = trace.connections.length;
-  assert.equal(found, options.connections ?? Math.max(1, found), "connections in the capture");
+  const names = trace.connections.slice(0, QUOTED_MAX).map(({ name }) => name).join(", ");
+  const expected = options.connections ?? Math.max(1, found);
+  assert.equal(found, expected, `the capture holds other connections than expected: ${names}`);
   const broken = trace.connections.flatMap((connection) => {
     const faults = faultsOf(connection, options);
     return faults.length === 0 ? [] : [`${connection.name}: ${faults.join("; ")}`];
