@@ -10,10 +10,21 @@
  * Node through @deno/shim-deno.
  */
 
-/** Functions the module exports; numbers are 32 bit. See core/mod.ts. */
+/** What the module exports; numbers are 32 bit. Documented as in core/mod.ts. */
 export interface CoreExports {
+  /** All of the memory; taken in `init()`, never grown afterwards. */
   readonly memory: WebAssembly.Memory;
+  /**
+   * Takes memory and lays it out. Call once, before anything else.
+   *
+   * @param memoryMiB all of the core's memory, in MiB: 48 to 4095
+   * @param capacity connection records: 1 to 4194304
+   * @param family of the service address, 4 or 6
+   * @returns octets left for input logs and parked flights, 0 when the memory is too small or not to
+   * be had, or when called twice
+   */
   init(memoryMiB: number, capacity: number, family: number): number;
+  /** Settings of the service. `v0`..`v3`: its address as four words in memory order. */
   configure(
     v0: number,
     v1: number,
@@ -23,60 +34,115 @@ export interface CoreExports {
     logLimit: number,
     refuse: number,
   ): void;
+  /** Adds a port that is served. */
   servePort(port: number): void;
+  /** Largest MSS that every replica can carry; 0 for no clamp. */
   setMssMax(mss: number): void;
+  /** Sets the role outright: at the start, or to fall silent (P6). */
   setRole(role: number): void;
+  /** Tells where this memory lies in the host process, for the output list; low and high 32 bits. */
   setBase(low: number, high: number): void;
+  /** Begins a pass; `nowMs` is monotonic milliseconds mod 2^32. */
   begin(nowMs: number): void;
+  /** Applies a message body; 0, or 1 + the offset of what is not well formed. */
   apply(address: number, length: number): number;
+  /** Runs the pass: packets, timers, feeder, progress, release. Returns the number of outputs. */
   run(netPackets: number, appPackets: number): number;
+  /** The part of a pass after the packets; also on its own, after `promote()` or `speak()`. */
   settle(): number;
+  /** True when outputs, pumps or speeches wait for another pass that needs no event. */
   more(): number;
+  /** How many client-side packets may be read now, whatever they contain. */
   netBudget(): number;
+  /** How many server-side packets may be read now, whatever they contain. */
   appBudget(): number;
+  /** The standby has applied our messages up to `seq`. */
   committed(seq: number): void;
+  /** True when nothing that clients sent waits for its commit. */
   isInputCommitted(): number;
+  /** 1 once after the peer sent something whose commit others wait for. */
   takeAckDue(): number;
+  /** True while some record's timer runs, so that passes must go on without packets. */
   hasTimers(): number;
+  /** Octets of the message body that waits to be sent. */
   bodyLength(): number;
+  /** The number the next message carries. */
   messageSeq(): number;
+  /** The body was taken over by the caller. */
   sealed(): void;
+  /** Packets that wait for their commit. */
   heldCount(): number;
+  /** What the peer stores for each connection: a standby needs it when it is handed the service. */
   setPeerLogLimit(octets: number): void;
+  /** A standby that stores `peerLogLimit` octets for each connection is there. */
   standbyJoined(peerLogLimit: number): void;
+  /** The standby is gone. */
   standbyLost(): void;
+  /** Standby to primary: see takeover.ts. Returns the number of connections. */
   promote(peerStays: number): number;
+  /** Speaks for connections after the address is claimed; 1 when more remain. */
   speak(): number;
+  /** Primary to standby. */
   demote(): void;
+  /** Every protected connection's progress goes into the next messages. */
   markAll(): void;
+  /** True while progress or reports still wait to be written. */
   dirty(): number;
+  /** Client packets that still arrive are handed to the peer (1) or dropped (0). */
   relay(on: number): void;
+  /** Drops all records; `reset` ends the local server's connections. */
   forgetAll(reset: number): void;
+  /** Records in use. */
   recordsUsed(): number;
+  /** Indices below this may be in use. */
   highWater(): number;
+  /** Free octets for input logs and parked flights. */
   blockOctetsFree(): number;
+  /** Address of a record, 0 when it is free or out of range: read it with the offsets below. */
   recordAt(index: number): number;
+  /** Offset of a field of a record, by its place in `FIELDS` of the runtime; see connection.ts. */
   fieldOffset(field: number): number;
+  /** Address of the counters, in the order of `Counter`. */
   counters(): number;
+  /** Number of counters. */
   counterCount(): number;
+  /** Address of the first client-side slot. */
   netSlots(): number;
+  /** Address of the first server-side slot. */
   appSlots(): number;
+  /** Octets from one slot to the next. */
   slotSize(): number;
+  /** Slots of one side. */
   batch(): number;
+  /** Address of the client-side packets' lengths, u32 each. */
   netLengths(): number;
+  /** Address of the server-side packets' lengths, u32 each. */
   appLengths(): number;
+  /** Address of the output list, see segment/output.ts. */
   outList(): number;
+  /** Octets of an entry of the output list. */
   outEntry(): number;
+  /** Most entries of the output list. */
   outMax(): number;
+  /** Address of the message body. */
   body(): number;
+  /** Largest body. */
   bodySize(): number;
+  /** Octets before `body()` that belong to the caller. */
   bodyHeadroom(): number;
+  /** Address of the inbox, free for the caller's received octets. */
   inbox(): number;
+  /** Octets of the inbox. */
   inboxSize(): number;
+  /** Octets of a record. */
   recordSize(): number;
+  /** RFC 1071 sum of `length` octets at `at`, folded, in memory order, not complemented. */
   checksum(address: number, length: number, initial: number): number;
+  /** Index + 1 of the record with this key (IPv4: one word), 0 for none. */
   find(a0: number, a1: number, a2: number, a3: number, ports: number): number;
+  /** Counts an event that the caller saw (a packet the kernel refused). */
   noteSwallowed(): void;
+  /** Starts a record's timer at once: for tests of time-outs. */
   expire(index: number): void;
 }
 
@@ -217,9 +283,12 @@ export function coreModule(): WebAssembly.Module {
   try {
     bytes = Deno.readFileSync(url);
   } catch (error) {
-    throw new Error(`Cannot read the packet core ${url.pathname}: build it with "deno task build"`, {
-      cause: error,
-    });
+    throw new Error(
+      `Cannot read the packet core ${url.pathname}: build it with "deno task build"`,
+      {
+        cause: error,
+      },
+    );
   }
   compiled = new WebAssembly.Module(bytes);
   return compiled;

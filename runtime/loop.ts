@@ -64,26 +64,37 @@ export interface LoopOptions {
   node: string;
   /** The other replica, or null. */
   peer: { name: string; links: { local: string; remote: string }[] } | null;
+  /** Interval of beats, milliseconds. */
   heartbeatMs: number;
+  /** Beats that may be missed on every link before the peer counts as down. */
   detect: number;
   /** How long to poll without waiting after the last packet, microseconds; 0 for never. */
   spinUs: number;
   /** Where commands arrive. */
   mailboxFd: number;
+  /** The services of this node. */
   services: LoopServiceOptions[];
 }
 
 /** One service of the loop. */
 export interface LoopServiceOptions {
+  /** Its name, the same on both nodes. */
   name: string;
   /** Service address, canonical text and octets. */
   address: string;
+  /** The same as octets: 4 or 16. */
   addressBytes: Uint8Array;
+  /** TCP ports that are served. */
   ports: number[];
+  /** When client-bound segments may leave (DESIGN 5.3). */
   commit: "strict" | "ack";
+  /** Input log of one connection, octets. */
   logLimit: number;
+  /** Memory of its packet core, MiB. */
   memoryMiB: number;
+  /** Connections that are followed at one time. */
   capacity: number;
+  /** Refuse connections that cannot be protected, instead of passing them. */
   refuseUnprotectable: boolean;
   /** Interface where clients arrive. */
   interfaceName: string;
@@ -91,8 +102,11 @@ export interface LoopServiceOptions {
   mtu: number;
   /** The TUN on the host's side: its name and both descriptors. */
   tunName: string;
+  /** Descriptor of the TUN on the clients' side. */
   netFd: number;
+  /** Descriptor of the TUN on the server's side. */
   appFd: number;
+  /** Node that is primary at the first start; null for the name that sorts first. */
   prefer: string | null;
   /** File that keeps the highest epoch. */
   epochFile: string;
@@ -100,13 +114,17 @@ export interface LoopServiceOptions {
 
 /** The last time this replica became primary, or handed over. */
 export interface Takeover {
+  /** Why. */
   reason: TakeoverReason;
+  /** The term that began with it. */
   epoch: number;
   /** From the last beat heard to the suspicion, milliseconds. */
   detectMs: number;
   /** From the suspicion to the first packet, milliseconds. */
   takeoverMs: number;
+  /** Connections that were taken over. */
   connections: number;
+  /** When it was decided; ISO 8601. */
   at: string;
   /** Wall clock of each step, milliseconds since 1970. */
   timeline: {
@@ -120,26 +138,39 @@ export interface Takeover {
 
 /** What the loop knows about a service. */
 export interface LoopServiceStatus {
+  /** Its name. */
   name: string;
+  /** This node's role for it. */
   role: Role;
+  /** Highest epoch known. */
   epoch: number;
+  /** A standby could take over now. */
   protected: boolean;
+  /** How many connections there are, by protection. */
   connections: { total: number; hot: number; log: number; unprotected: number };
+  /** Null when this node has not become primary since it started. */
   lastTakeover: Takeover | null;
+  /** The core's counters, since the start. */
   counters: Record<string, number>;
 }
 
 /** What the loop knows about a link. */
 export interface LoopLinkStatus {
+  /** Own end, as configured. */
   local: string;
+  /** The peer's end. */
   remote: string;
+  /** The peer was heard here in time. */
   up: boolean;
+  /** Smoothed round trip of beats, microseconds; null before the first. */
   rttUs: number | null;
 }
 
 /** Answer to the command `status`. */
 export interface LoopStatus {
+  /** One for each service. */
   services: LoopServiceStatus[];
+  /** One for each link. */
   links: LoopLinkStatus[];
   /** Longest pass since the last question, milliseconds. */
   longestPassMs: number;
@@ -147,22 +178,35 @@ export interface LoopStatus {
 
 /** One connection, for people. */
 export interface LoopConnection {
+  /** Name of its service. */
   service: string;
+  /** Address and port of the client. */
   client: string;
+  /** Port of the service. */
   port: number;
+  /** Where handshake and teardown stand. */
   state: "handshake" | "established" | "closing" | "closed";
+  /** Whether it would survive the end of this node. */
   protection: "hot" | "log" | "unprotected";
+  /** Why it is not protected; null when it is. */
   reason: string | null;
+  /** Octets from the client. */
   bytesIn: number;
+  /** Octets to the client. */
   bytesOut: number;
+  /** Since its first segment, milliseconds. */
   ageMs: number;
+  /** Since its last segment, milliseconds. */
   idleMs: number;
 }
 
 /** Answer to the command `switch`. */
 export interface LoopSwitch {
+  /** Name of the service. */
   service: string;
+  /** The new primary's epoch. */
   epoch: number;
+  /** Connections that were handed over. */
   connections: number;
   /** From the last packet forwarded to the peer's word that it speaks, milliseconds. */
   gapMs: number;

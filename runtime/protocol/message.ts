@@ -58,8 +58,11 @@ export type Role = typeof ROLES[number];
 
 /** What a beat says about one service. */
 export interface BeatService {
+  /** Its name. */
   name: string;
+  /** The sender's role for it. */
   role: Role;
+  /** Highest epoch the sender knows of. */
   epoch: number;
   /** A primary: has a standby that could take over now. A standby: could take over now. */
   ready: boolean;
@@ -67,14 +70,19 @@ export interface BeatService {
 
 /** "I am alive", said by the loop that forwards. */
 export interface Beat {
+  /** Always "beat". */
   kind: "beat";
+  /** Name of the sender. */
   node: string;
   /** Chosen anew at each start of the daemon. */
   incarnation: number;
+  /** Counts the beats of this incarnation. */
   seq: number;
   /** Sequence number of the last beat heard on this link, and how long ago, in microseconds. */
   echoSeq: number;
+  /** How long ago that was, microseconds. */
   echoDelayUs: number;
+  /** What it says about each service. */
   services: BeatService[];
 }
 

@@ -28,6 +28,7 @@ import type { BeatService, Role } from "./message.ts";
 
 /** What the machine is made with. */
 export interface ReplicaOptions {
+  /** Name of the service. */
   service: string;
   /** This node's name. */
   node: string;
