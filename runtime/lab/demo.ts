@@ -53,9 +53,15 @@ interface Timeline {
 interface Fault {
   /** When, milliseconds of the wall clock. */
   atMs: number;
+  /** The host that was primary. */
+  primary: string;
+  /** The host that was to take over. */
+  standby: string;
   /** In words. */
   text: string;
 }
+
+type FullTakeover = TakeoverStatus & { timeline?: Timeline };
 
 const PICTURE_DEFAULT = "holdfast-demo.svg";
 const CHART_HEIGHT = 8;
@@ -65,8 +71,6 @@ const LINE_MS = 500;
 /** Share of the transfer before which, and after which, no fault is made. */
 const SHARE_MIN = 0.15;
 const SHARE_MAX = 0.85;
-/** A gap that begins so long after the takeover's first octet still has to do with it, milliseconds. */
-const AFTER_FAULT_MS = 250;
 const VERBS: Record<ClientKind, string> = { file: "download", upload: "upload", echo: "echo" };
 
 /**
@@ -103,35 +107,34 @@ async function show(topology: Topology, options: DemoOptions, octets: number): P
   const cluster = new Cluster(topology);
   writeOut(`client ── switch ── hosts a and b, ${topology.serviceAddress} served by both ... `);
   await cluster.startAll();
-  const [primary, standby] = cluster.hosts;
-  writeOut(`${primary} is primary, ${standby} is ready to take over\n`);
+  const [first, second] = cluster.hosts;
+  writeOut(`${first} is primary, ${second} is ready to take over\n`);
   const seed = crypto.getRandomValues(new Uint32Array(1))[0];
   const share = SHARE_MIN + Math.random() * (SHARE_MAX - SHARE_MIN);
   writeOut(
     `${VERBS[service]} of ${formatOctets(octets)} over IPv${ipv6 ? 6 : 4}` +
-      (fault === "none" ? "\n\n" : `, ${fault} of ${primary} after ${percent(share)}\n\n`),
+      (fault === "none" ? "\n\n" : `, ${fault} of the primary after ${percent(share)}\n\n`),
   );
-  let done: Promise<Fault> | null = null;
+  let done: Promise<Fault | Error> | null = null;
   const view = new View(octets);
   const result = await runClient(topology, { service, octets, seed }, (progress) => {
     view.add(progress);
     if (fault === "none" || done !== null || progress.octets < octets * share) return;
-    done = makeFault(cluster, topology, { fault, primary }).then((made) => {
+    done = makeFault(cluster, topology, fault).then((made) => {
       view.mark(made);
       return made;
-    });
+    }).catch((error: Error) => error);
   });
-  const made = await (done as Promise<Fault> | null);
-  const takeover = made === null ? null : (await cluster.service(standby)).lastTakeover as
-    | (TakeoverStatus & { timeline?: Timeline })
-    | null;
-  const steps = takeover?.timeline === undefined ? [] : stepsOf(takeover.timeline, primary);
+  const outcome = await (done as Promise<Fault | Error> | null);
+  const made = outcome instanceof Error ? null : outcome;
+  const takeover = made === null ? null : await takeoverAfter(cluster, made);
+  const steps = takeover?.timeline === undefined ? [] : stepsOf(takeover.timeline, made!.primary);
   view.finish(result, made);
   console.log(report(result, { made, steps, takeover }).join("\n"));
   const path = options.svg ?? PICTURE_DEFAULT;
   await Deno.writeTextFile(path, drawPicture(result, { options, made, steps }));
   console.log(`\npicture     ${path}`);
-  const problem = problemOf(result, { fault, made, takeover });
+  const problem = problemOf(result, { fault, outcome, takeover });
   if (problem === null) {
     console.log("\nNothing was lost.");
     return true;
@@ -146,9 +149,9 @@ async function show(topology: Topology, options: DemoOptions, octets: number): P
 /** What went wrong; null when nothing did. */
 function problemOf(
   result: ClientResult,
-  { fault, made, takeover }: {
+  { fault, outcome, takeover }: {
     fault: DemoOptions["fault"];
-    made: Fault | null;
+    outcome: Fault | Error | null;
     takeover: TakeoverStatus | null;
   },
 ): string | null {
@@ -158,7 +161,8 @@ function problemOf(
   }
   if (result.sha256 !== result.sha256Expected) return "the octets are not those that were sent";
   if (fault === "none") return null;
-  if (made === null) {
+  if (outcome instanceof Error) return `the fault could not be made: ${outcome.message}`;
+  if (outcome === null) {
     return "the transfer was over before the fault could be made: use a larger --size";
   }
   return takeover === null ? "the standby has not taken over" : null;
@@ -167,18 +171,27 @@ function problemOf(
 async function makeFault(
   cluster: Cluster,
   topology: Topology,
-  { fault, primary }: { fault: "crash" | "switch" | "none"; primary: string },
+  fault: "crash" | "switch",
 ): Promise<Fault> {
+  const primary = await cluster.primary();
+  if (primary === null) throw new Error("no host is primary");
+  const standby = cluster.hosts.find((host) => host !== primary)!;
   if (fault === "crash") {
     const { atMs } = await topology.crashHost(primary);
-    return { atMs, text: `host ${primary} crashed: links down, every process killed` };
+    const text = `host ${primary} crashed: links down, every process killed`;
+    return { atMs, primary, standby, text };
   }
   const atMs = performance.timeOrigin + performance.now();
-  const { gapMs, to } = await cluster.daemon(primary).control.switchService("web");
-  return {
-    atMs,
-    text: `switch from ${primary} to ${to} asked for; nobody spoke for ${gapMs.toFixed(1)} ms`,
-  };
+  const { gapMs } = await cluster.daemon(primary).control.switchService("web");
+  const text = `switch from ${primary} to ${standby} asked for, ` +
+    `during which nobody spoke for ${gapMs.toFixed(1)} ms`;
+  return { atMs, primary, standby, text };
+}
+
+/** The standby's takeover that followed the fault; null when there was none. */
+async function takeoverAfter(cluster: Cluster, made: Fault): Promise<FullTakeover | null> {
+  const takeover: FullTakeover | null = (await cluster.service(made.standby)).lastTakeover;
+  return takeover !== null && Date.parse(takeover.at) + 1 >= made.atMs ? takeover : null;
 }
 
 async function runClient(
@@ -330,7 +343,7 @@ function report(
 
 /** The longest gap that has to do with the fault: from it to the takeover's first octet. */
 function gapAt(result: ClientResult, made: Fault, steps: readonly Step[]): Gap {
-  const untilMs = Math.max(made.atMs, ...steps.map(({ atMs }) => atMs)) + AFTER_FAULT_MS;
+  const untilMs = Math.max(made.atMs, ...steps.map(({ atMs }) => atMs));
   const touches = ({ atMs, ms }: Gap) => atMs <= untilMs && atMs + ms >= made.atMs;
   return result.gaps.find(touches) ?? { ms: 0, atMs: made.atMs, offset: result.octets };
 }
