@@ -169,22 +169,21 @@ function checkLinks(files: string[]): string[] {
   return problems;
 }
 
-/** Every command that a page or a script names is one; both manifests offer the same. */
+/** Both manifests offer the same, and every command that a page names is one. */
 function checkCommands(files: string[]): string[] {
-  const tasks = Object.keys(JSON.parse(read("deno.json")).tasks);
-  const scripts = Object.keys(JSON.parse(read("package.json")).scripts);
+  const tasks: Record<string, { command: string }> = JSON.parse(read("deno.json")).tasks;
+  const scripts: Record<string, string> = JSON.parse(read("package.json")).scripts;
+  const names = Object.keys(tasks);
   const commands = commandTable().map(({ name }) => name);
-  const problems = [
-    ...tasks.filter((name) => !scripts.includes(name)).map((name) => `package.json: no ${name}`),
-    ...scripts.filter((name) => !tasks.includes(name) && name !== "setup")
-      .map((name) => `deno.json: no task ${name}`),
-  ];
+  const problems = [...new Set([...names, ...Object.keys(scripts)])]
+    .filter((name) => tasks[name]?.command !== scripts[name])
+    .map((name) => `package.json: script ${name} is not what the task of deno.json is`);
   const named: [pattern: RegExp, known: string[], what: string][] = [
-    [/\bdeno task ([a-z][a-z:]*)/g, tasks, "task of deno.json"],
+    [/\bdeno task ([a-z][a-z:]*)/g, names, "task of deno.json"],
     [
       /\bnpm (?:run )?(?:-s |--silent )?(demo|test[a-z:]*|(?<=run )[a-z][a-z:]*)/g,
-      scripts,
-      "script",
+      names,
+      "script of package.json",
     ],
     [/(?:^ *(?:\$ |sudo )?|`(?:sudo )?)holdfast ([a-z]+)/gm, commands, "command of holdfast"],
   ];
