@@ -159,6 +159,8 @@ export class Connection {
   maxWnd: u32 = 0;
   // Timestamps (RFC 7323): client TSval as is; server TSval in client space = own + tsDelta.
   cliTs: u32 = 0;
+  /** Newest TSval seen in the window: what the local kernel may have as its own TS.Recent. */
+  cliTsNew: u32 = 0;
   tsDelta: u32 = 0;
   legTs: u32 = 0;
   legTsAt: u32 = 0;

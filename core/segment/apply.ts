@@ -148,6 +148,7 @@ function applyOpen(record: usize): void {
   c.synFlags = load<u8>(record, 42) & 0xc0;
   c.synTs = load<u32>(record, 44);
   c.cliTs = c.synTs;
+  c.cliTsNew = c.synTs;
   c.tsShown = load<u32>(record, 48);
   c.tsShownAt = s.now;
   c.synWindow = load<u32>(record, 52) & 0xffff;

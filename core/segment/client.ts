@@ -179,6 +179,7 @@ function takeSyn(c: Connection, v: View): void {
   if (v.tsAt) {
     c.flags |= Flag.TsOk;
     c.cliTs = tsVal(v);
+    c.cliTsNew = c.cliTs;
     c.synTs = c.cliTs;
   }
   if (v.hasSackPermitted) c.flags |= Flag.SackOk;
@@ -236,6 +237,9 @@ function known(c: Connection, v: View): void {
   let moved = false;
   if ((v.flags & ACK) != 0 && !stale && !beyond && c.phase >= Phase.Half) moved = takeAck(c, v);
   const hot = has(c, Flag.Hot);
+  if (v.tsAt && !beyond && !before(end, c.ackShown - 1) && isBelievable(c, v)) {
+    c.cliTsNew = later(c.cliTsNew, tsVal(v));
+  }
   if (v.payloadLength || (v.flags & FIN) != 0) {
     if (hot || fed) {
       if (!stale && c.phase >= Phase.Half && !isBelievable(c, v)) {

@@ -135,7 +135,8 @@ function sendToServer(c: Connection, flags: u32, seq: u32, ack: u32, length: u32
   const field = window > 65535 ? 65535 : window;
   const packet = make(c, APP, flags, seq, ack - c.issDelta, field, options);
   const tcp = tcpOf(packet);
-  if (options) writeTimestamps(tcp + 20, c.cliTs, c.legTs);
+  // Never older than what passed directly before: the kernel would drop it (PAWS).
+  if (options) writeTimestamps(tcp + 20, later(c.cliTs, c.cliTsNew), c.legTs);
   if (length) read(inputLog(c), seq, tcp + 20 + options, length);
   toServer(packet, complete(packet, length, clientSegmentSize(c)));
   c.legUna = ack;
