@@ -57,6 +57,8 @@ interface Fault {
   primary: string;
   /** The host that was to take over. */
   standby: string;
+  /** Whether the client's connection was protected just before. */
+  isProtected: boolean;
   /** In words. */
   text: string;
 }
@@ -128,7 +130,7 @@ async function show(topology: Topology, options: DemoOptions, octets: number): P
   const outcome = await (done as Promise<Fault | Error> | null);
   const made = outcome instanceof Error ? null : outcome;
   const takeover = made === null ? null : await takeoverAfter(cluster, made);
-  const steps = takeover?.timeline === undefined ? [] : stepsOf(takeover.timeline, made!.primary);
+  const steps = made === null || takeover === null ? [] : stepsOf(takeover, made.primary);
   view.finish(result, made);
   console.log(report(result, { made, steps, takeover }).join("\n"));
   const path = options.svg ?? PICTURE_DEFAULT;
@@ -155,7 +157,11 @@ function problemOf(
     takeover: TakeoverStatus | null;
   },
 ): string | null {
-  if (result.error !== null) return `the client's connection: ${result.error}`;
+  if (result.error !== null) {
+    const isUnprotected = outcome !== null && !(outcome instanceof Error) && !outcome.isProtected;
+    const why = isUnprotected ? " (no standby followed it when the fault was made)" : "";
+    return `the client's connection: ${result.error}${why}`;
+  }
   if (result.octets !== result.octetsExpected) {
     return `the client got ${result.octets} octets in place of ${result.octetsExpected}`;
   }
@@ -176,16 +182,17 @@ async function makeFault(
   const primary = await cluster.primary();
   if (primary === null) throw new Error("no host is primary");
   const standby = cluster.hosts.find((host) => host !== primary)!;
+  const isProtected = (await cluster.service(primary)).connections.hot > 0;
   if (fault === "crash") {
     const { atMs } = await topology.crashHost(primary);
     const text = `host ${primary} crashed: links down, every process killed`;
-    return { atMs, primary, standby, text };
+    return { atMs, primary, standby, isProtected, text };
   }
   const atMs = performance.timeOrigin + performance.now();
   const { gapMs } = await cluster.daemon(primary).control.switchService("web");
   const text = `switch from ${primary} to ${standby} asked for, ` +
     `during which nobody spoke for ${gapMs.toFixed(1)} ms`;
-  return { atMs, primary, standby, text };
+  return { atMs, primary, standby, isProtected, text };
 }
 
 /** The standby's takeover that followed the fault; null when there was none. */
@@ -295,10 +302,18 @@ interface Step {
   text: string;
 }
 
-function stepsOf(timeline: Timeline, primary: string): Step[] {
+function stepsOf({ reason, timeline }: FullTakeover, primary: string): Step[] {
+  if (timeline === undefined) return [];
+  const isSwitch = reason === "switch";
   const steps = [
-    { atMs: timeline.lastHeartbeatMs, text: `last heartbeat of ${primary} heard` },
-    { atMs: timeline.suspectMs, text: `${primary} is suspected` },
+    {
+      atMs: isSwitch ? null : timeline.lastHeartbeatMs,
+      text: `last heartbeat of ${primary} heard`,
+    },
+    {
+      atMs: timeline.suspectMs,
+      text: isSwitch ? `${primary} hands over` : `${primary} is suspected`,
+    },
     { atMs: timeline.adoptedMs, text: "connections adopted" },
     { atMs: timeline.claimedMs, text: "address claimed" },
     { atMs: timeline.firstByteMs, text: "first octets sent to the client" },

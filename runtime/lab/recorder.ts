@@ -13,7 +13,7 @@
 export const BIN_MS = 2;
 const BINS_MAX = 500_000;
 /** Gaps that are kept. */
-const GAPS_MAX = 32;
+const GAPS_MAX = 256;
 
 /** A time without an octet. */
 export interface Gap {
