@@ -208,7 +208,10 @@ function tick(): void {
     if (before(s.now, c.timerAt)) continue;
     stopTimer(c);
     if (c.phase == Phase.Closed) {
-      if (s.role == Role.Standby && c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
+      if (
+        (s.role == Role.Standby || has(c, Flag.Fed)) && c.leg >= Leg.SynAck && c.leg != Leg.Dead
+      ) {
+        // A server that is still behind has nobody left to talk to.
         const finished = has(c, Flag.ClientFin | Flag.ServerFin) && after(c.legAck, c.finSeq) &&
           after(c.legUna, c.srvFin);
         if (!finished) resetServer(c);

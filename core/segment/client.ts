@@ -436,7 +436,7 @@ export function checkClosed(c: Connection): void {
   if (!after(c.ackShown, c.finSeq) || !after(c.cliAck, c.srvFin)) return;
   c.phase = Phase.Closed;
   count(Counter.Closed);
-  if (!has(c, Flag.Fed)) startTimer(c, state().now + LINGER_MS);
+  startTimer(c, state().now + LINGER_MS);
 }
 
 /** An ICMP error about a segment that left in client space: the kernel knows its own numbers. */

@@ -207,7 +207,9 @@ function feed(c: Connection): void {
     sendToServer(c, ACK, c.legNxt, ack, 0);
   }
   c.flags &= ~(<u32> (Flag.ForceAck | Flag.WindowMoved));
-  if (c.legNxt != c.legAck) {
+  if (c.phase == Phase.Closed) {
+    // Its timer counts the time it lingers.
+  } else if (c.legNxt != c.legAck) {
     if (!has(c, Flag.Timer)) {
       c.rtoMs = FEED_RTO_MIN_MS;
       startTimer(c, s.now + c.rtoMs);
@@ -235,7 +237,7 @@ export function onServerAck(c: Connection, ack: u32, edge: u32): void {
   c.tries = 0;
   if (ack == c.rcvNxt && !c.range) clear(inputLog(c));
   else trim(inputLog(c), ack);
-  if (c.leg == Leg.Open && has(c, Flag.Timer)) {
+  if (c.leg == Leg.Open && c.phase < Phase.Closed && has(c, Flag.Timer)) {
     c.rtoMs = FEED_RTO_MIN_MS;
     if (c.legNxt == ack) stopTimer(c);
     else c.timerAt = state().now + c.rtoMs;
