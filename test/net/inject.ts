@@ -37,6 +37,8 @@ export interface ForgedSegment {
   flags: number;
   /** Payload, as text; default none. */
   payload?: string;
+  /** TSval and TSecr (RFC 7323); default no timestamps. */
+  timestamps?: { value: number; echo: number };
 }
 
 /**
@@ -53,16 +55,23 @@ export function packetOf(segment: ForgedSegment): Uint8Array<ArrayBuffer> {
     throw new RangeError(`Cannot forge from ${segment.source} to ${segment.destination}`);
   }
   const payload = new TextEncoder().encode(segment.payload ?? "");
-  const tcp = new Uint8Array(20 + payload.length);
+  const { timestamps } = segment;
+  const headerLength = timestamps === undefined ? 20 : 32;
+  const tcp = new Uint8Array(headerLength + payload.length);
   const view = new DataView(tcp.buffer);
   view.setUint16(0, segment.sourcePort);
   view.setUint16(2, segment.destinationPort);
   view.setUint32(4, segment.seq);
   view.setUint32(8, segment.ack);
-  view.setUint8(12, 5 << 4);
+  view.setUint8(12, (headerLength / 4) << 4);
   view.setUint8(13, segment.flags);
   view.setUint16(14, 1024);
-  tcp.set(payload, 20);
+  if (timestamps !== undefined) {
+    tcp.set([1, 1, 8, 10], 20); // NOP, NOP, timestamps
+    view.setUint32(24, timestamps.value);
+    view.setUint32(28, timestamps.echo);
+  }
+  tcp.set(payload, headerLength);
   const pseudo = [...source, ...destination, 0, PROTOCOL_TCP, tcp.length >> 8, tcp.length & 255];
   view.setUint16(16, checksum([...pseudo, ...tcp]));
   const total = 20 + tcp.length;
