@@ -198,6 +198,8 @@ export interface LoopConnection {
   ageMs: number;
   /** Since its last segment, milliseconds. */
   idleMs: number;
+  /** Sequence numbers and windows of the record, for diagnosis; see core/flow/connection.ts. */
+  numbers: Record<string, number>;
 }
 
 /** Answer to the command `switch`. */
@@ -211,6 +213,30 @@ export interface LoopSwitch {
   /** From the last packet forwarded to the peer's word that it speaks, milliseconds. */
   gapMs: number;
 }
+
+/** Fields of a record that are shown for diagnosis. */
+const NUMBERS = [
+  "flags",
+  "leg",
+  "irs",
+  "rcvNxt",
+  "rangeCount",
+  "legAck",
+  "legNxt",
+  "legEdge",
+  "ackShown",
+  "edgeShown",
+  "peerEdge",
+  "iss",
+  "issDelta",
+  "sndNxt",
+  "sndShown",
+  "cliAck",
+  "cliWnd",
+  "parkBase",
+  "parkEnd",
+  "tsDelta",
+] as const satisfies readonly Field[];
 
 /** Commands through the mailbox. */
 export type LoopCommand =
@@ -727,6 +753,8 @@ class DataLoop {
     channel.epoch = replica.epoch;
     core.wasm.setMssMax(service.mssFor(Math.min(options.mtu, hello.mtu)));
     core.wasm.begin(nowMs >>> 0);
+    // Whatever an earlier standby had is gone: those connections are unprotected.
+    core.wasm.standbyLost();
     core.wasm.standbyJoined(hello.logLimit);
     channel.send({
       kind: "welcome",
@@ -790,7 +818,7 @@ class DataLoop {
     service.channel = null;
     service.nextConnectMs = nowMs + RECONNECT_MS;
     if (wasOpen) this.#log("info", "channel closed", { service: service.options.name, why });
-    this.#perform(service, replica.handleChannelDown(why), nowMs);
+    replica.handleChannelDown(why);
   }
 
   #handleFrame(service: Service, channel: Channel, frame: Frame, body: number): void {
@@ -1234,6 +1262,7 @@ class DataLoop {
           bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
           ageMs: (now - u32("openedAt")) >>> 0,
           idleMs: (now - u32("seenAt")) >>> 0,
+          numbers: Object.fromEntries(NUMBERS.map((field) => [field, u32(field)])),
         });
       }
     }

@@ -176,6 +176,8 @@ export interface ConnectionInfo {
   ageMs: number;
   /** Since its last segment, milliseconds. */
   idleMs: number;
+  /** Sequence numbers and windows of the record, for diagnosis. */
+  numbers?: Record<string, number>;
 }
 
 /** The text of `holdfast status`; ends with a line feed. */

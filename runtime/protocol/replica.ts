@@ -84,6 +84,8 @@ export class Replica {
   /** Since when the peer has been heard without being primary. */
   #leaderlessSinceMs: number | null = null;
   #channelUp = false;
+  /** Why the channel to the standby broke, while what it holds back still waits for a word. */
+  #lostStandby: string | null = null;
 
   /** Starts in `joining` at `nowMs` of the caller's monotonic clock. */
   constructor(options: ReplicaOptions, nowMs: number) {
@@ -155,7 +157,7 @@ export class Replica {
       case "standby":
         return beat.role === "primary" && !this.#channelUp ? [{ kind: "follow" }] : [];
       case "primary": {
-        if (beat.role !== "primary") return [];
+        if (beat.role !== "primary") return this.#dropLost();
         const yields = beat.epoch > this.#epoch ||
           (beat.epoch === this.#epoch && !this.#preferred());
         if (!yields) return [];
@@ -170,13 +172,17 @@ export class Replica {
   /** The replication channel stands: both sides have greeted each other. */
   handleChannelUp(): void {
     this.#channelUp = true;
+    this.#lostStandby = null;
   }
 
-  /** The replication channel broke. */
-  handleChannelDown(why: string): Effect[] {
-    if (!this.#channelUp) return [];
+  /**
+   * The replication channel broke. A primary does not drop its standby for that: the standby may just
+   * have taken over, and what is held must then never leave (P2). Its next beat, or its silence, tells.
+   */
+  handleChannelDown(why: string): void {
+    if (!this.#channelUp) return;
     this.#channelUp = false;
-    return this.#role === "primary" ? [{ kind: "dropStandby", reason: why }] : [];
+    if (this.#role === "primary") this.#lostStandby = why;
   }
 
   /** The primary hands over to us, with everything applied before. */
@@ -214,13 +220,9 @@ export class Replica {
         return this.#promote("peer-silent", this.#next(), silentMs);
       case "primary":
         // Waiting costs a moment of held output; dropping it costs every connection its protection.
-        if (
-          !this.#channelUp || this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)
-        ) {
-          return [];
-        }
-        this.#channelUp = false;
-        return [{ kind: "dropStandby", reason: `silent for ${silentMs.toFixed(1)} ms` }];
+        if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return [];
+        if (this.#channelUp) this.handleChannelDown(`silent for ${silentMs.toFixed(1)} ms`);
+        return this.#dropLost();
       case "retired":
         return silent || this.#isLeaderless(nowMs)
           ? this.#promote("peer-silent", this.#next(), silentMs)
@@ -231,6 +233,14 @@ export class Replica {
   /** The newest epoch seen anywhere, and the peer's role, for status. */
   get peer(): { role: Role | null; epoch: number } {
     return { role: this.#peerRole, epoch: this.#peerEpoch };
+  }
+
+  /** The standby's connections are given up, once, after its channel broke. */
+  #dropLost(): Effect[] {
+    const reason = this.#lostStandby;
+    if (reason === null) return [];
+    this.#lostStandby = null;
+    return [{ kind: "dropStandby", reason }];
   }
 
   /** An epoch newer than any we know of. */
@@ -257,6 +267,7 @@ export class Replica {
 
   #become(role: Role, effects: Effect[]): Effect[] {
     this.#role = role;
+    this.#lostStandby = null;
     this.#leaderlessSinceMs = null;
     return effects;
   }
