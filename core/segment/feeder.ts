@@ -231,7 +231,12 @@ function feed(c: Connection): void {
 /** The local kernel has acknowledged input up to `ack` and takes octets up to `edge`. */
 export function onServerAck(c: Connection, ack: u32, edge: u32): void {
   c.legEdge = later(c.legEdge, edge);
-  if (!after(ack, c.legAck) || after(ack, c.rcvNxt)) return;
+  if (!after(ack, c.legAck)) return;
+  if (after(ack, c.rcvNxt)) {
+    // Only octets that passed directly, before we stood between again, can be ahead of our log.
+    if (!has(c, Flag.Taken) || after(ack, c.edgeShown)) return;
+    cover(c, c.rcvNxt, ack, 0, null);
+  }
   c.legAck = ack;
   if (after(ack, c.legNxt)) c.legNxt = ack;
   c.tries = 0;
