@@ -334,9 +334,9 @@ export function relay(on: u32): void {
   state().relaying = on;
 }
 
-/** Drops all records; `reset` ends the local server's connections. */
-export function forgetAll(reset: u32): void {
-  forgetRecords(reset != 0);
+/** Drops records; `reset` ends the local server's connections. 1 when another pass is needed. */
+export function forgetAll(reset: u32): u32 {
+  return forgetRecords(reset != 0) ? 1 : 0;
 }
 
 /** Records in use. */

@@ -91,7 +91,7 @@ export interface CoreExports {
   /** Client packets that still arrive are handed to the peer (1) or dropped (0). */
   relay(on: number): void;
   /** Drops all records; `reset` ends the local server's connections. */
-  forgetAll(reset: number): void;
+  forgetAll(reset: number): number;
   /** Records in use. */
   recordsUsed(): number;
   /** Indices below this may be in use. */

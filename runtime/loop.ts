@@ -851,7 +851,7 @@ class DataLoop {
         channel.epoch = frame.epoch;
         wasm.setMssMax(service.mssFor(Math.min(options.mtu, frame.mtu)));
         wasm.setPeerLogLimit(frame.logLimit);
-        wasm.forgetAll(1);
+        this.#forget(service, nowMs);
         wasm.setRole(CoreRole.standby);
         replica.handleChannelUp();
         this.#log("info", "following", {
@@ -1033,13 +1033,23 @@ class DataLoop {
     const { core, options } = service;
     service.claim.release();
     service.announceAtMs = [];
-    core.wasm.begin(nowMs >>> 0);
     core.wasm.setRole(CoreRole.silent);
-    core.wasm.forgetAll(1);
-    this.#write(service, core.wasm.settle());
+    this.#forget(service, nowMs);
     service.channel?.close();
     service.channel = null;
     this.#log("error", "retired", { service: options.name, why: reason });
+  }
+
+  /** Forgets all connections and ends them at our own server, who would wait for nobody. */
+  #forget(service: Service, nowMs: number): void {
+    const { wasm } = service.core;
+    let more = true;
+    while (more) {
+      wasm.begin(nowMs >>> 0);
+      more = wasm.forgetAll(1) !== 0;
+      this.#write(service, wasm.settle());
+    }
+    wasm.begin(nowMs >>> 0);
   }
 
   /** Drain, adopt, claim, speak (DESIGN 5.6). */

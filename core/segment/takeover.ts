@@ -211,15 +211,21 @@ export function markAll(): void {
   }
 }
 
-/** Forgets every connection; with `reset` the local kernel is told. */
-export function forgetAll(reset: bool): void {
+/**
+ * Forgets connections, as many as fit this pass; with `reset` the local kernel is told of each. True
+ * when more remain.
+ */
+export function forgetAll(reset: bool): bool {
   const s = state();
-  for (let i: u32 = 0; i < s.highWater; i++) {
-    const c = at(i);
-    if (c.phase == Phase.Free) continue;
-    if (reset && c.leg >= Leg.SynAck && c.leg != Leg.Dead) resetServer(c);
-    release(c);
+  while (s.highWater) {
+    if (reset && !hasRoom()) return true;
+    const c = at(s.highWater - 1);
+    if (c.phase != Phase.Free) {
+      if (reset && c.leg >= Leg.SynAck && c.leg != Leg.Dead) resetServer(c);
+      release(c);
+    }
+    s.highWater--;
   }
-  s.highWater = 0;
   rebuildFree();
+  return false;
 }

@@ -30,9 +30,10 @@ import type { Kind, WorkloadResult } from "./workload.ts";
 
 /**
  * Heartbeats of 10 ms that may be missed. Two cores run two hosts, two servers and the client here, so
- * a daemon may well not be scheduled for 30 ms; these tests are about what is lost, not how soon.
+ * a daemon may well not be scheduled for 30 ms, and until arbitration exists a false alarm means two
+ * primaries (seen at 100 ms with other work on the machine); these tests are about what is lost, not how soon.
  */
-const DETECT = 10;
+const DETECT = 25;
 /** Until daemons and servers are ready, and until a survivor speaks. */
 const READY_TIMEOUT_MS = 20_000;
 /** Characters of a daemon's log that a failure prints. */
