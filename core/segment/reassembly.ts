@@ -5,7 +5,7 @@
  * fragments there are (TCP nearly always sets DF) wait in one of REASSEMBLIES places until they are
  * whole; overlapping ones are refused (RFC 5722), the oldest place is reused when all are taken.
  *
- *   place   | source 16 | id u32 | started u32 | end u32 | have u32 | header u32 | length u32 | packet
+ *   place   | source 16 | id, started, end, have, in use, header, reach, length: u32 each | packet
  *           | one bit for each 8 octets, 1 KiB |
  */
 import { PACKET_MAX, REASSEMBLIES, REASSEMBLY_MS } from "../limits";
@@ -28,7 +28,8 @@ class Place {
   inUse: u32 = 0;
   /** Octets of the IP header the first fragment had. */
   header: u32 = 0;
-  reserved: u32 = 0;
+  /** End of the furthest fragment. */
+  reach: u32 = 0;
   /** Length of the whole packet, just before it: how `joinFragment()` returns it. */
   length: u32 = 0;
 }
@@ -116,12 +117,18 @@ export function joinFragment(v: View): usize {
   }
   memory.copy(upper + offset, from, length);
   p.have += length;
+  if (offset + length > p.reach) p.reach = offset + length;
   if (!more) p.end = offset + length;
   if (offset == 0) {
     memory.fill(packet, 0, VNET);
     memory.copy(packet + VNET, v.ip, headerLength);
     // Fragments of one datagram with different header lengths do not come from an honest stack.
     p.header = headerLength;
+  }
+  if (p.end && p.reach > p.end) {
+    // Octets beyond its end: the count would hide a gap (RFC 8200 section 4.5 calls it an error).
+    p.inUse = 0;
+    return 0;
   }
   if (!p.end || p.have != p.end || p.header != headerLength) return 0;
   const ip = packet + VNET;

@@ -132,6 +132,7 @@ export function parse(at: usize, length: u32): Kind {
         // An "atomic" fragment (RFC 6946) is whole: offset 0 and no more to come.
         if (get16(upper + 2) & 0xfff9) {
           fragment = true;
+          protocol = next;
           break;
         }
         upper += 8;
