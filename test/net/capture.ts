@@ -188,7 +188,7 @@ export interface ConnectionTrace {
 
 /** What a capture says about the TCP connections of one service address. */
 export interface TcpTrace {
-  /** One record per four-tuple, in order of appearance. */
+  /** One record per connection, in order of appearance; ports that are used again make another. */
   connections: ConnectionTrace[];
   /** TCP segments read. */
   segments: number;
@@ -347,7 +347,8 @@ export function parseSegment(frame: Frame): Segment | undefined {
  * @throws {RangeError} If it holds more connections or holes than the limits in this file.
  */
 export function traceTcp(path: string, serverAddress: string): TcpTrace {
-  const tracers = new Map<string, ConnectionTracer>();
+  const tracers: ConnectionTracer[] = [];
+  const current = new Map<string, ConnectionTracer>();
   const server = parseAddress(serverAddress).text;
   let segments = 0;
   for (const frame of readFrames(path)) {
@@ -359,18 +360,19 @@ export function traceTcp(path: string, serverAddress: string): TcpTrace {
     const name = fromServer
       ? `${segment.destination}:${segment.destinationPort} > ${server}:${segment.sourcePort}`
       : `${segment.source}:${segment.sourcePort} > ${server}:${segment.destinationPort}`;
-    let tracer = tracers.get(name);
-    if (tracer === undefined) {
-      if (tracers.size >= CONNECTIONS_MAX) {
+    let tracer = current.get(name);
+    if (tracer === undefined || (!fromServer && tracer.isFollowedBy(segment))) {
+      if (tracers.length >= CONNECTIONS_MAX) {
         throw new RangeError(`Cannot trace ${path}: more than ${CONNECTIONS_MAX} connections`);
       }
       tracer = new ConnectionTracer(name, segment.timeMs);
-      tracers.set(name, tracer);
+      tracers.push(tracer);
+      current.set(name, tracer);
     }
     if (fromServer) tracer.takeFromServer(segment);
     else tracer.takeFromClient(segment);
   }
-  return { connections: [...tracers.values()].map((tracer) => tracer.finish()), segments };
+  return { connections: tracers.map((tracer) => tracer.finish()), segments };
 }
 
 /**
@@ -469,6 +471,11 @@ class ConnectionTracer {
       serverZeroWindows: 0,
       clientZeroWindows: 0,
     };
+  }
+
+  /** Whether a client's segment begins another connection with the same ports. */
+  isFollowedBy(segment: Segment): boolean {
+    return this.#isOver && (segment.flags & SYN) !== 0 && !this.#clientIsns.has(segment.seq);
   }
 
   takeFromClient(segment: Segment): void {

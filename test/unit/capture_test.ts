@@ -148,6 +148,17 @@ Deno.test("traceTcp() tells a RST after the end from one that ends a connection"
   assert.deepEqual([early.serverRsts, early.serverRstsAfterEnd], [1, 0]);
 });
 
+Deno.test("traceTcp() sees another connection in ports that are used again after the end", () => {
+  const ending: Made[] = [
+    ...handshake(),
+    { flags: FIN | ACK, seq: 0xffff_ff01, ack: 0xffff_fff1 },
+    { from: "client", flags: FIN | ACK, seq: 0xffff_fff1, ack: 0xffff_ff02 },
+  ];
+  const again: Made = { from: "client", flags: SYN, seq: 77 };
+  assert.deepEqual(trace([...ending, again]).map((one) => one.clientIsns), [1, 1]);
+  assert.deepEqual(trace([...ending.slice(0, 4), again]).map((one) => one.clientIsns), [2]);
+});
+
 Deno.test("traceTcp() finds the largest gap between the server's segments", () => {
   const [one] = trace([
     { atMs: 1000, seq: 0, payload: 10 },
