@@ -60,6 +60,7 @@ export const enum Counter {
   Relayed,
   PeerRecords,
   Swallowed,
+  Strangers,
   Count,
 }
 
@@ -186,6 +187,11 @@ export function isServed(port: u32): bool {
 export function isCommitted(seq: u32): bool {
   const s = state();
   return !s.standbyReady || !before(s.committedSeq, seq);
+}
+
+/** How often something was counted. */
+export function counted(which: Counter): u32 {
+  return load<u32>(COUNTERS + (<usize> which << 2));
 }
 
 /** The current message now carries something that output may depend on. */

@@ -181,6 +181,7 @@ export const COUNTER_NAMES = [
   "relayed",
   "peerRecords",
   "swallowed",
+  "strangers",
 ] as const;
 
 /** What people are told for each `Reason` of core/flow/connection.ts, in its order. */

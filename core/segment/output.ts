@@ -16,7 +16,7 @@
 import { EMIT_SIZE, HOLD_SIZE, OUT_ENTRY, OUT_MAX } from "../limits";
 import { Commit, count, Counter, isCommitted, Role, State, state } from "../state";
 import { before, earlier, later, put16, put32 } from "../wire/bytes";
-import { ACK, finish, ipv4Checksum, PSH, SYN, VNET } from "../wire/packet";
+import { ACK, finish, ipv4Checksum, PSH, RST, SYN, View, VNET } from "../wire/packet";
 import { at, Connection, Flag, has } from "../flow/connection";
 
 /** Side of an output entry. */
@@ -390,14 +390,33 @@ function writeSynOptions(
 export function resetServer(c: Connection): void {
   const s = state();
   if (!hasRoom()) return;
-  const packet = make(c, APP, 4 | ACK, c.legAck, c.legUna - c.issDelta, 0, 0);
+  const packet = make(c, APP, RST | ACK, c.legAck, c.legUna - c.issDelta, 0, 0);
   toServer(packet, complete(packet, 0, 65535));
   if (s.role == Role.Standby) count(Counter.Closed);
 }
 
+/** A key without a record, for segments to sockets we know nothing of. */
+const STRANGER: usize = memory.data(512, 16);
+
+/**
+ * Ends a socket of the local kernel that belongs to no record: it is from a former life of this
+ * daemon, whose connections others have or nobody, and would speak with numbers that mean nothing
+ * now. `v` is what it sent; its own ACK is the number at which it believes a RST.
+ */
+export function resetStranger(v: View): void {
+  if (!hasRoom()) return;
+  const c = changetype<Connection>(STRANGER);
+  const client = v.ip + (v.family == 4 ? 16 : 24);
+  memory.copy(STRANGER, client, v.family == 4 ? 4 : 16);
+  c.ports = v.destinationPort | (v.sourcePort << 16);
+  const packet = make(c, APP, RST, v.ack, 0, 0, 0);
+  toServer(packet, complete(packet, 0, 65535));
+  count(Counter.Strangers);
+}
+
 /** Refuses a connection attempt as a closed port would (RFC 9293 section 3.10.7.1). */
 export function refuseClient(c: Connection): void {
-  const packet = make(c, NET, 4 | ACK, 0, c.irs + 1, 0, 0);
+  const packet = make(c, NET, RST | ACK, 0, c.irs + 1, 0, 0);
   toClient(packet, complete(packet, 0, 65535));
   count(Counter.Refused);
 }

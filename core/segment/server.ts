@@ -10,7 +10,7 @@
  *                                    └─ standby: octets into the parked flight, nothing leaves
  */
 import { LINGER_MS, PARKED_MAX } from "../limits";
-import { Commit, count, Counter, isServed, Role, state } from "../state";
+import { Commit, count, counted, Counter, isServed, Role, state } from "../state";
 import { after, before, get16, later } from "../wire/bytes";
 import {
   ACK,
@@ -44,17 +44,21 @@ import { write } from "../stream/chain";
 import { CloseHow, writeClose, writeOpen } from "../records";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
 import { checkClosed } from "./client";
-import { noteShown, sendSynAck, shownAck, shownEdge, toClient, windowField } from "./output";
+import {
+  noteShown,
+  resetStranger,
+  sendSynAck,
+  shownAck,
+  shownEdge,
+  toClient,
+  windowField,
+} from "./output";
 import { alignTimestamps } from "./takeover";
 
 /** Takes one packet that came from hf-app. */
 export function fromServer(packet: usize, length: u32): void {
   const s = state();
   count(Counter.FromServer);
-  if (s.role == Role.Silent) {
-    count(Counter.Swallowed);
-    return;
-  }
   const kind = parse(packet, length);
   const v = view();
   if (kind == Kind.Malformed) {
@@ -80,7 +84,11 @@ export function fromServer(packet: usize, length: u32): void {
     v.destinationPort | (v.sourcePort << 16),
   );
   if (!index) {
-    if (primary) toClient(packet, length);
+    // Connections without a record are answers to strangers (RST, SYN-ACK) or those that began when
+    // the table was full; whatever else speaks here is left from a former life.
+    const answer = (v.flags & (RST | SYN)) != 0;
+    if (!answer && !(primary && counted(Counter.TableFull))) resetStranger(v);
+    else if (primary) toClient(packet, length);
     return;
   }
   const c = at(index - 1);
