@@ -120,7 +120,7 @@ async function withControl(
 async function ask(path: string, pathname: string, init: RequestInit): Promise<[number, string]> {
   const client = Deno.createHttpClient({ proxy: { transport: "unix", path } });
   try {
-    const response = await fetch(`http://holdfast${pathname}`, { ...init, client });
+    const response = await fetch(`http://127.0.0.1${pathname}`, { ...init, client });
     return [response.status, await response.text()];
   } finally {
     client.close();
