@@ -27,7 +27,9 @@
 import { BODY_SIZE, PROGRESS_PER_MESSAGE } from "./limits";
 import { count, Counter, noteInput, Role, state } from "./state";
 import { at, Connection, Flag, has, indexOf, Phase } from "./flow/connection";
-import { takeDirty } from "./flow/lifecycle";
+import { inputLog, takeDirty } from "./flow/lifecycle";
+import { read } from "./stream/chain";
+import { node } from "./stream/ranges";
 
 export const enum RecordType {
   Open = 1,
@@ -97,12 +99,35 @@ export function writeOpen(c: Connection): bool {
 
 /** Hands a piece of the client's stream to the standby; false when the body is full. */
 export function writeData(c: Connection, seq: u32, from: usize, length: u32, fin: bool): bool {
-  const to = begin(c, RecordType.Data, fin ? 1 : 0, DATA_HEAD + length);
+  const to = beginData(c, seq, length, fin);
   if (!to) return false;
+  memory.copy(to, from, length);
+  return true;
+}
+
+function beginData(c: Connection, seq: u32, length: u32, fin: bool): usize {
+  const to = begin(c, RecordType.Data, fin ? 1 : 0, DATA_HEAD + length);
+  if (!to) return 0;
   store<u32>(to, seq, 8);
   store<u32>(to, length, 12);
-  memory.copy(to + DATA_HEAD, from, length);
   noteInput();
+  return to + DATA_HEAD;
+}
+
+/**
+ * Hands what came early, and lies in our log, to a standby that has only its kernel's word for it;
+ * false when the body has no room for all of it and for the CLOSE that must follow then.
+ */
+export function writeEarly(c: Connection): bool {
+  const s = state();
+  for (let index = c.range; index; index = node(index).next) {
+    const n = node(index);
+    const length = n.end - n.start;
+    if (length > BODY_SIZE >> 1 || s.bodyUsed + length > BODY_SIZE >> 1) return false;
+    const to = beginData(c, n.start, length, false);
+    if (!to) return false;
+    read(inputLog(c), n.start, to, length);
+  }
   return true;
 }
 

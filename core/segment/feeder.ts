@@ -107,6 +107,8 @@ export function noteClientFin(c: Connection, seq: u32): void {
 export function enterFed(c: Connection): void {
   c.flags |= Flag.Fed;
   c.tries = 0;
+  // What came early passed to the kernel and not into the log, so it must come once more.
+  clearRanges(c);
   c.logFrom = c.rcvNxt;
   c.legNxt = c.rcvNxt;
   c.legUna = c.cliAck;

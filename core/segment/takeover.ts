@@ -13,6 +13,7 @@ import { count, Counter, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { FIN } from "../wire/packet";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { CloseHow, writeClose, writeEarly } from "../records";
 import {
   markDirty,
   markPump,
@@ -90,6 +91,11 @@ export function promote(peerStays: bool): u32 {
       c.flags |= Flag.Hot;
       c.peerNxt = c.rcvNxt;
       c.peerEdge = c.rcvNxt + s.peerLogLimit;
+      if (!writeEarly(c)) {
+        unprotect(c, Reason.LogMemory);
+        count(Counter.Unprotected);
+        writeClose(c, CloseHow.Dropped, 0);
+      }
     } else {
       c.reason = Reason.StandbyLost;
       c.flags &= ~(<u32> Flag.Hot);

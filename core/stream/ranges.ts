@@ -15,14 +15,16 @@ import { Chain, write } from "./chain";
 export const COVER_NO_MEMORY: i32 = -1;
 export const COVER_TOO_MANY: i32 = -2;
 
+/** Octets [start, end) that came early. */
 @unmanaged
-class Range {
+export class Range {
   start: u32 = 0;
   end: u32 = 0;
   next: u32 = 0;
 }
 
-function node(index: u32): Range {
+/** The range at `index + 1`, for lists. */
+export function node(index: u32): Range {
   return changetype<Range>(state().ranges + <usize> (index - 1) * offsetof<Range>());
 }
 

@@ -22,13 +22,13 @@ import { parseAddress } from "../../runtime/io/address.ts";
 import { type Packet, packetOf } from "./twin.ts";
 
 /** Service address of IPv4 tests. */
-export const SERVICE_V4 = octetsOf("10.0.0.100");
+export const SERVICE_V4: Uint8Array = octetsOf("10.0.0.100");
 /** Client address of IPv4 tests. */
-export const CLIENT_V4 = octetsOf("10.9.8.7");
+export const CLIENT_V4: Uint8Array = octetsOf("10.9.8.7");
 /** Service address of IPv6 tests. */
-export const SERVICE_V6 = octetsOf("fd01::100");
+export const SERVICE_V6: Uint8Array = octetsOf("fd01::100");
 /** Client address of IPv6 tests. */
-export const CLIENT_V6 = octetsOf("fd02::9:8:7");
+export const CLIENT_V6: Uint8Array = octetsOf("fd02::9:8:7");
 /** The served port. */
 export const PORT = 80;
 /** Octets of input each instance keeps for a connection, unless a test says otherwise. */

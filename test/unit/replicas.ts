@@ -1,0 +1,304 @@
+/**
+ * replicas.ts - clients, two replicas and their servers in one process, one pass at a time
+ *
+ * Theory of operation
+ * Everything between a client's and a server's TCP is the real core; the wires are arrays. One `step()`
+ * is one pass of every replica: what clients and servers have to say goes in, what comes out is carried
+ * on, message bodies reach the other replica in the next step and are confirmed in the one after.
+ *
+ *   Endpoint (client) ── net ──> primary core ── app ──> Endpoint (server)
+ *                                    │ bodies     ^ committed
+ *                                    v            │
+ *                                standby core ── app ──> Endpoint (server)
+ *
+ * The servers' programs are functions of their input, as Holdfast asks of them. `fate()` decides what
+ * becomes of each packet on the clients' wire. Checked at every step: a standby says nothing to
+ * clients, and no client is reset.
+ */
+import { strictEqual } from "node:assert/strict";
+import { CLIENT_V4, CLIENT_V6, Driver, on, PORT, SERVICE_V4, SERVICE_V6 } from "./core_driver.ts";
+import { clientPortOf, Endpoint } from "./endpoint.ts";
+
+/** One host: its core, and what its kernel holds. */
+export interface Host {
+  /** The core. */
+  driver: Driver;
+  /** The server's ends, by the client's port. */
+  servers: Map<number, Endpoint>;
+  /** Bodies that are on their way here. */
+  inbox: { seq: number; body: Uint8Array }[];
+  /** Number of the last message applied here, to be confirmed. */
+  applied: number;
+  /** Messages not read for so many steps: a slow standby. */
+  lag: number;
+}
+
+/** What the program behind a new server's end does. */
+export type Program = (server: Endpoint, clientPort: number) => void;
+
+/** How a service is made. */
+export interface ReplicasOptions {
+  /** Address family. */
+  family?: 4 | 6;
+  /** When client-bound segments may leave. */
+  commit?: "strict" | "ack";
+  /** The server's program. */
+  program: Program;
+  /** Octets of input kept for one connection. */
+  logLimit?: number;
+  /** What becomes of a packet on the clients' wire: copies that arrive, and after how many steps. */
+  fate?: () => number[];
+  /** First sequence number and timestamp of the next server's end. */
+  number?: () => number;
+  /** Habits of the two hosts' servers. */
+  scale?: [number, number];
+}
+
+/** A service on two hosts. */
+export class Replicas {
+  /** Milliseconds. */
+  nowMs = 1_000_000;
+  /** The clients. */
+  readonly clients = new Map<number, Endpoint>();
+  /** Who speaks. */
+  primary: Host;
+  /** Who follows, if anybody does. */
+  standby: Host | null;
+  readonly #options: ReplicasOptions;
+  readonly #family: 4 | 6;
+  #made = 0;
+  #wire: { dueStep: number; packet: Uint8Array; to: "client" | "service" }[] = [];
+  #step = 0;
+
+  /** Starts a primary and, unless told otherwise, its standby. */
+  constructor(options: ReplicasOptions) {
+    this.#options = options;
+    this.#family = options.family ?? 4;
+    this.primary = this.#host();
+    this.primary.driver.core.wasm.promote(0);
+    this.standby = null;
+    this.join();
+  }
+
+  /** A new standby joins: connections that begin from now on are protected. */
+  join(): void {
+    this.standby = this.#host();
+    const { driver } = this.standby;
+    driver.core.wasm.setRole(1);
+    driver.core.wasm.setPeerLogLimit(this.#logLimit);
+    this.primary.driver.core.wasm.setPeerLogLimit(this.#logLimit);
+    this.primary.driver.core.wasm.standbyJoined(this.#logLimit);
+  }
+
+  /** A client begins to connect. */
+  connect(
+    port: number,
+    options: { stamps?: boolean; sack?: boolean; scale?: number | null; window?: number } = {},
+  ): Endpoint {
+    const { stamps = true, sack = true, scale = 7, window = 65535 } = options;
+    const client = new Endpoint({
+      local: this.#family === 4 ? CLIENT_V4 : CLIENT_V6,
+      localPort: port,
+      remote: this.#family === 4 ? SERVICE_V4 : SERVICE_V6,
+      remotePort: PORT,
+      iss: this.#number(),
+      scale,
+      window,
+      stampOffset: stamps ? this.#number() : null,
+      sack,
+      mss: 1448,
+      clock: () => this.nowMs,
+    });
+    client.connect();
+    this.clients.set(port, client);
+    return client;
+  }
+
+  /** One pass of everything; true when anything moved. */
+  step(): boolean {
+    this.#step++;
+    this.nowMs++;
+    for (const client of this.clients.values()) {
+      for (const packet of client.take()) this.#send(packet, "service");
+    }
+    const arrived = this.#wire.filter(({ dueStep }) => dueStep <= this.#step);
+    this.#wire = this.#wire.filter(({ dueStep }) => dueStep > this.#step);
+    const toService = arrived.filter(({ to }) => to === "service").map(({ packet }) => packet);
+    let moved = arrived.length > 0 || this.#wire.length > 0;
+    for (const { to, packet } of arrived) {
+      if (to === "client") this.clients.get(clientPortOf(packet))?.receive(packet);
+    }
+    const { primary, standby } = this;
+    if (this.#pass(primary, standby, toService)) moved = true;
+    if (standby !== null && this.#pass(standby, primary, [])) moved = true;
+    for (const client of this.clients.values()) strictEqual(client.state === "reset", false);
+    return moved;
+  }
+
+  /**
+   * Steps until `done` says so; when nothing moves, time passes and timers run out.
+   *
+   * @throws {Error} When that takes more than `limit` steps.
+   */
+  run(done: () => boolean, limit = 20000): void {
+    for (let i = 0, idle = 0; i < limit; i++) {
+      if (done()) return;
+      idle = this.step() ? 0 : idle + 1;
+      if (idle < 4) continue;
+      this.#timeouts();
+      idle = 0;
+    }
+    throw new Error(`Cannot finish within ${limit} steps: ${this.describe()}`);
+  }
+
+  /** Lets time pass without anything being sent. */
+  wait(ms: number): void {
+    this.nowMs += ms;
+    this.step();
+  }
+
+  /** The primary's host vanishes; its standby goes on alone. What is on the wire still arrives. */
+  crash(): void {
+    const { standby } = this;
+    if (standby === null) throw new Error("Cannot take over: there is no standby");
+    // What had been received is applied first (drain), then the address is claimed.
+    this.#settle(standby);
+    this.primary = standby;
+    this.standby = null;
+    standby.driver.nowMs = this.nowMs;
+    this.#deliver(standby, standby.driver.takeOver());
+  }
+
+  /** A planned switch: both hosts stay, in exchanged roles. */
+  switchOver(): void {
+    const { primary, standby } = this;
+    if (standby === null) throw new Error("Cannot switch: there is no standby");
+    const { wasm } = primary.driver.core;
+    for (let i = 0; wasm.heldCount() > 0 || wasm.isInputCommitted() === 0; i++) {
+      if (i === 100) throw new Error("Cannot switch: output is still held after 100 passes");
+      this.#exchange(primary, standby);
+    }
+    wasm.markAll();
+    while (wasm.dirty() !== 0) this.#exchange(primary, standby);
+    wasm.demote();
+    wasm.relay(1);
+    this.#settle(standby);
+    [this.primary, this.standby] = [standby, primary];
+    standby.driver.nowMs = this.nowMs;
+    this.#deliver(standby, standby.driver.takeOver(true));
+    wasm.relay(0);
+  }
+
+  /** Numbers of all connections, for a failure's message. */
+  describe(): string {
+    const about = (name: string, host: Host | null) => {
+      if (host === null) return `${name}: none`;
+      const { driver } = host;
+      const lines = [];
+      for (let i = 0; i < driver.core.wasm.highWater(); i++) {
+        if (driver.core.wasm.recordAt(i) === 0) continue;
+        const fields = ["phase", "leg", "reason", "flags", "rcvNxt", "legAck", "cliAck", "sndNxt"]
+          .map((field) => `${field}=${driver.field(i, field as "phase")}`);
+        lines.push(`  ${i}: ${fields.join(" ")}`);
+      }
+      return [`${name}: held ${driver.core.wasm.heldCount()}`, ...lines].join("\n");
+    };
+    return [about("primary", this.primary), about("standby", this.standby)].join("\n");
+  }
+
+  get #logLimit(): number {
+    return this.#options.logLimit ?? 1 << 18;
+  }
+
+  #number(): number {
+    return this.#options.number?.() ?? 1000 * ++this.#made;
+  }
+
+  #host(): Host {
+    const { commit = "strict" } = this.#options;
+    const driver = new Driver({ family: this.#family, commit, logLimit: this.#logLimit });
+    return { driver, servers: new Map(), inbox: [], applied: 0, lag: 0 };
+  }
+
+  #send(packet: Uint8Array, to: "client" | "service"): void {
+    for (const steps of this.#options.fate?.() ?? [0]) {
+      this.#wire.push({ dueStep: this.#step + steps, packet, to });
+    }
+  }
+
+  /** One pass of one host; true when anything moved. */
+  #pass(host: Host, peer: Host | null, net: Uint8Array[] | "frozen"): boolean {
+    const { driver } = host;
+    driver.nowMs = this.nowMs;
+    const frozen = net === "frozen";
+    const app = frozen ? [] : [...host.servers.values()].flatMap((server) => server.take());
+    let bodies: Uint8Array[] = [];
+    if (host.lag > 0) host.lag--;
+    else {
+      bodies = host.inbox.map(({ body }) => body);
+      host.applied = host.inbox.at(-1)?.seq ?? host.applied;
+      host.inbox = [];
+    }
+    if (peer !== null) driver.core.wasm.committed(peer.applied);
+    const outputs = driver.pass({ net: frozen ? [] : net, app, bodies });
+    const message = driver.takeBody();
+    if (message !== null && peer !== null) peer.inbox.push(message);
+    this.#deliver(host, outputs);
+    return outputs.length > 0 || bodies.length > 0 || message !== null || host.inbox.length > 0;
+  }
+
+  #deliver(host: Host, outputs: ReturnType<Driver["pass"]>): void {
+    const toClients = on("net", outputs);
+    if (host !== this.primary) strictEqual(toClients.length, 0, "a standby spoke to a client");
+    for (const packet of toClients) this.#send(packet, "client");
+    for (const packet of on("app", outputs)) this.#serverOf(host, packet)?.receive(packet);
+  }
+
+  #serverOf(host: Host, packet: Uint8Array): Endpoint | undefined {
+    const port = clientPortOf(packet);
+    const known = host.servers.get(port);
+    if (known !== undefined) return known;
+    const index = host === this.primary ? 0 : 1;
+    const server = new Endpoint({
+      local: this.#family === 4 ? SERVICE_V4 : SERVICE_V6,
+      localPort: PORT,
+      remote: this.#family === 4 ? CLIENT_V4 : CLIENT_V6,
+      remotePort: port,
+      iss: this.#number(),
+      scale: this.#options.scale?.[index] ?? 7,
+      window: 65535,
+      stampOffset: this.#number(),
+      sack: true,
+      mss: 1448,
+      clock: () => this.nowMs,
+    });
+    server.listen();
+    this.#options.program(server, port);
+    host.servers.set(port, server);
+    return server;
+  }
+
+  /** Applies all that is on its way to `host`. */
+  #settle(host: Host): void {
+    host.lag = 0;
+    this.#pass(host, null, "frozen");
+  }
+
+  /** A pass of both while the primary reads nothing, neither from clients nor from its servers. */
+  #exchange(primary: Host, standby: Host): void {
+    this.nowMs++;
+    standby.lag = 0;
+    this.#pass(primary, standby, "frozen");
+    this.#pass(standby, primary, []);
+  }
+
+  #timeouts(): void {
+    this.nowMs += 250;
+    const hosts = this.standby === null ? [this.primary] : [this.primary, this.standby];
+    for (
+      const end of [...this.clients.values(), ...hosts.flatMap((h) => [...h.servers.values()])]
+    ) {
+      end.timeout();
+    }
+  }
+}
