@@ -1,0 +1,320 @@
+/**
+ * site.ts - one topology, with one of the paths between client and server that are compared
+ *
+ * Theory of operation
+ *
+ *   client0 ---- switch ---- host a ---- service namespace: server.ts at the service address V
+ *                     \----- host b ---- service namespace: the same, with a hot standby
+ *
+ *   plain     host a routes V over a veth pair: what the kernel alone does; nothing of Holdfast runs
+ *   haproxy   the same, and HAProxy on host a in TCP mode between the client and V
+ *   alone     Holdfast on host a, without a peer
+ *   hot       Holdfast on both hosts, hot standby, commit = "strict"
+ *
+ * Namespaces, links, MTU, offloads, server and client are the same for all. A site is made for one round
+ * and removed after it, so nothing of another path runs meanwhile; the topology removes itself however
+ * this process ends.
+ */
+
+import { inNamespace } from "../runtime/io/netns.ts";
+import { writeSysctl } from "../runtime/io/sysctl.ts";
+import type { DaemonProcess } from "../runtime/lab/daemon_process.ts";
+import { Topology } from "../runtime/lab/topology.ts";
+import type { NodeStatus, ServiceStatus, SwitchResult } from "../runtime/status.ts";
+import { type Measurement, STARTED } from "./client.ts";
+import { PORTS } from "./wire.ts";
+
+/** The paths that are compared. */
+export const PATHS = ["plain", "haproxy", "alone", "hot"] as const;
+/** One of them. */
+export type PathName = typeof PATHS[number];
+
+/** Until servers listen, a standby is ready, or a survivor speaks, milliseconds. */
+const READY_TIMEOUT_MS = 20_000;
+/** How long one measurement of the client may take, milliseconds. */
+const CLIENT_TIMEOUT_MS = 180_000;
+const POLL_MS = 20;
+/** `/proc/net/tcp` shows a listening socket's state as 0A; proc_net(5). */
+const LISTENING = / 0A /g;
+/** Ends of the cable between host a and the service namespace, where the kernel routes. */
+const [HOST_END, SERVICE_END] = ["10.79.0.1", "10.79.0.2"];
+
+/** A measurement in progress. */
+export interface ClientRun<T> {
+  /** Resolves when octets have begun to move, or all connections are held. */
+  started: Promise<void>;
+  /** Resolves with what was seen, rejects when anything went wrong. */
+  result: Promise<T>;
+  /** Sends the client a line. */
+  proceed(): Promise<void>;
+}
+
+/** How a site's daemons are configured. */
+export interface SiteOptions {
+  /** Heartbeats of 10 ms that may be missed. */
+  detect: number;
+}
+
+/** A topology with one path. */
+export class Site {
+  readonly #topology: Topology;
+  readonly #options: SiteOptions;
+  readonly #daemons = new Map<string, DaemonProcess>();
+  /** What the client dials. */
+  #dialed: string;
+
+  private constructor(topology: Topology, options: SiteOptions) {
+    this.#topology = topology;
+    this.#options = options;
+    this.#dialed = topology.serviceAddress;
+  }
+
+  /**
+   * Makes a site and waits until its servers can be measured.
+   *
+   * @throws {Error} When they do not become ready; nothing stays behind.
+   */
+  static async create(path: PathName, options: SiteOptions): Promise<Site> {
+    const site = new Site(await Topology.create(), options);
+    try {
+      if (path === "plain" || path === "haproxy") await site.#route();
+      if (path === "haproxy") await site.#startProxy();
+      if (path === "alone") await site.#startDaemon("a", []);
+      if (path === "hot") {
+        await Promise.all([site.#startDaemon("a", ["b"]), site.#startDaemon("b", ["a"])]);
+        await site.waitProtected();
+      }
+      return site;
+    } catch (error) {
+      await site.destroy();
+      throw error;
+    }
+  }
+
+  /** Removes everything. */
+  async destroy(): Promise<void> {
+    await this.#topology.destroy();
+  }
+
+  /** Starts a measurement at the client; see client.ts. */
+  measure<T>(measurement: Measurement, number: number): ClientRun<T> {
+    const child = this.#topology.client.spawn([
+      ...script("./client.ts"),
+      measurement,
+      `${number}`,
+      this.#dialed,
+    ], { stdin: "piped", stdout: "piped", stderr: "piped" });
+    const timer = setTimeout(() => child.kill("SIGKILL"), CLIENT_TIMEOUT_MS);
+    const started = Promise.withResolvers<void>();
+    const said = readAll(child.stderr, (text) => {
+      if (text.includes(STARTED)) started.resolve();
+    });
+    const output = readAll(child.stdout, () => {});
+    const input = child.stdin.getWriter();
+    const result = (async () => {
+      const { success, signal } = await child.status;
+      clearTimeout(timer);
+      if (success) return JSON.parse(await output) as T;
+      const how = signal === null ? "failed" : `was ended by ${signal}`;
+      throw new Error(`Client ${measurement} ${number} ${how}: ${(await said).slice(-1000)}`);
+    })();
+    result.catch(started.reject);
+    started.promise.catch(() => {}); // A caller may wait for the result alone.
+    return {
+      started: started.promise,
+      result,
+      proceed: () => input.write(new TextEncoder().encode("go\n")),
+    };
+  }
+
+  /** The host that is primary in the highest epoch. */
+  async primary(): Promise<string> {
+    let found: { host: string; epoch: number } | undefined;
+    for (const host of this.#daemons.keys()) {
+      const { role, epoch } = await this.service(host);
+      if (role === "primary" && epoch >= (found?.epoch ?? 0)) found = { host, epoch };
+    }
+    if (found === undefined) throw new Error("No living host is primary");
+    return found.host;
+  }
+
+  /** The other host. */
+  other(host: string): string {
+    return host === "a" ? "b" : "a";
+  }
+
+  /** What a host's daemon says about the service. */
+  async service(host: string): Promise<ServiceStatus> {
+    return (await this.status(host)).services[0];
+  }
+
+  /** What a host's daemon says about itself. */
+  async status(host: string): Promise<NodeStatus> {
+    return await this.#daemon(host).status();
+  }
+
+  /** Waits until both hosts say that a standby could take over. */
+  async waitProtected(): Promise<void> {
+    for (const host of ["a", "b"]) {
+      await this.#daemon(host).until(({ services: [service] }) => {
+        return service.protected && (service.role === "primary" || service.role === "standby");
+      }, { what: "the service to be protected", timeoutMs: READY_TIMEOUT_MS });
+    }
+  }
+
+  /** Waits until a host has taken over from a silent peer, and gives the service's state there. */
+  async waitTakeover(host: string): Promise<ServiceStatus> {
+    const { services } = await this.#daemon(host).until(
+      ({ services: [{ role, lastTakeover }] }) =>
+        role === "primary" && lastTakeover?.reason === "peer-silent",
+      { what: "a takeover", timeoutMs: READY_TIMEOUT_MS },
+    );
+    return services[0];
+  }
+
+  /**
+   * Takes the power from a host.
+   *
+   * @returns Wall clock of the fault, milliseconds.
+   */
+  async crash(host: string): Promise<number> {
+    const { atMs } = await this.#topology.crashHost(host);
+    this.#daemons.delete(host);
+    return atMs;
+  }
+
+  /** Gives a crashed host its power back and waits until it is a standby. */
+  async revive(host: string): Promise<void> {
+    await this.#topology.restoreHost(host);
+    await this.#startDaemon(host, [this.other(host)]);
+    await this.waitProtected();
+  }
+
+  /** Moves the service away from its primary. */
+  async switchService(from: string): Promise<SwitchResult> {
+    return await this.#daemon(from).control.switchService("web");
+  }
+
+  #daemon(host: string): DaemonProcess {
+    const daemon = this.#daemons.get(host);
+    if (daemon === undefined) throw new Error(`Cannot ask host ${host}: its daemon does not run`);
+    return daemon;
+  }
+
+  async #startDaemon(host: string, peers: string[]): Promise<void> {
+    const { serviceAddress } = this.#topology;
+    const configPath = await this.#topology.writeConfig(host, {
+      peers,
+      cluster: { heartbeat: "10ms", detect: this.#options.detect },
+      service: {
+        ports: Object.values(PORTS),
+        commit: "strict",
+        run: [...script("./server.ts"), serviceAddress],
+      },
+    });
+    this.#daemons.set(host, await this.#topology.startDaemon(host, configPath));
+    await this.#waitListening(host);
+  }
+
+  /** Has the kernel of host a route the service address to a server, as it would without Holdfast. */
+  async #route(): Promise<void> {
+    const { serviceAddress } = this.#topology;
+    const { netns } = this.#topology.hosts.a;
+    const app = this.#topology.appNamespace("a");
+    inNamespace(netns, () => writeSysctl("net/ipv4/ip_forward", "1"));
+    await this.#ip(netns, `link add app0 type veth peer name app0 netns ${app}`);
+    await this.#ip(netns, `address add ${HOST_END}/30 dev app0`);
+    await this.#ip(netns, "link set app0 up");
+    await this.#ip(app, "link set lo up");
+    await this.#ip(app, "link set app0 up");
+    await this.#ip(app, `address add ${SERVICE_END}/30 dev app0`);
+    await this.#ip(app, `address add ${serviceAddress}/32 dev lo`);
+    await this.#ip(app, `route add default via ${HOST_END}`);
+    await this.#ip(netns, `route add ${serviceAddress}/32 via ${SERVICE_END}`);
+    await this.#ip(netns, `neighbor add proxy ${serviceAddress} dev eth0`);
+    this.#topology.hosts.a.spawn(
+      ["ip", "netns", "exec", app, ...script("./server.ts"), serviceAddress],
+      { stdout: "null", stderr: "inherit" },
+    );
+    await this.#waitListening("a");
+  }
+
+  /** Has HAProxy at host a's own address pass connections on to the service address. */
+  async #startProxy(): Promise<void> {
+    const { directory, serviceAddress, hosts: { a } } = this.#topology;
+    const path = `${directory}/haproxy.cfg`;
+    await Deno.writeTextFile(path, proxyConfig(a.address, serviceAddress));
+    a.spawn(["haproxy", "-db", "-f", path], { stdout: "null", stderr: "null" });
+    await this.#waitListeners(a.netns, "HAProxy");
+    this.#dialed = a.address;
+  }
+
+  async #waitListening(host: string): Promise<void> {
+    await this.#waitListeners(this.#topology.appNamespace(host), `the server of host ${host}`);
+  }
+
+  async #waitListeners(netns: string, what: string): Promise<void> {
+    const deadlineMs = performance.now() + READY_TIMEOUT_MS;
+    while (performance.now() < deadlineMs) {
+      const { stdout } = await this.#topology.hosts.a.exec(
+        ["ip", "netns", "exec", netns, "cat", "/proc/net/tcp"],
+      );
+      const listeners = stdout.match(LISTENING)?.length ?? 0;
+      if (listeners >= Object.keys(PORTS).length) return;
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+    throw new Error(`Waited for ${what} to listen: not within ${READY_TIMEOUT_MS} ms`);
+  }
+
+  async #ip(netns: string, words: string): Promise<void> {
+    const command = ["ip", "-n", netns, ...words.split(" ")];
+    const { code, stderr } = await this.#topology.switch.exec(command);
+    if (code !== 0) throw new Error(`Cannot run "${command.join(" ")}": ${stderr.trim()}`);
+  }
+}
+
+/** HAProxy as a TCP proxy, with kernel splicing and large pipes. */
+function proxyConfig(address: string, server: string): string {
+  const ports = Object.values(PORTS);
+  return `global
+  nbthread 1
+  maxconn 1000
+  tune.pipesize 1048576
+defaults
+  mode tcp
+  option splice-auto
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+${
+    ports.map((port) =>
+      `listen p${port}\n  bind ${address}:${port}\n  server s ${server}:${port}\n`
+    ).join("")
+  }`;
+}
+
+/** The words that run a script beside this one. */
+function script(relative: string): string[] {
+  return [
+    Deno.execPath(),
+    "run",
+    "-A",
+    decodeURIComponent(new URL(relative, import.meta.url).pathname),
+  ];
+}
+
+async function readAll(
+  stream: ReadableStream<Uint8Array>,
+  look: (text: string) => void,
+): Promise<string> {
+  let text = "";
+  for await (
+    const piece of stream.pipeThrough(
+      new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>,
+    )
+  ) {
+    text += piece;
+    look(text);
+  }
+  return text;
+}
