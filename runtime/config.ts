@@ -56,11 +56,18 @@ import { dirname, resolve } from "node:path";
 import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { formatHostPort, parseAddress, parseHostPort } from "./io/address.ts";
+import { SERVICES_MAX } from "./protocol/message.ts";
 
 /** Octets of the longest file that is read. */
 export const CONFIG_LENGTH_MAX = 1 << 20;
 /** How many of each there may be. */
-export const LIMITS = { peers: 16, links: 8, services: 64, ports: 64, arguments: 1024 } as const;
+export const LIMITS = {
+  peers: 16,
+  links: 8,
+  services: SERVICES_MAX,
+  ports: 64,
+  arguments: 1024,
+} as const;
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

@@ -49,6 +49,7 @@ import {
 } from "./io/socket.ts";
 import {
   type Beat,
+  BEAT_MAX,
   decodeBeat,
   decodeFrame,
   encodeBeat,
@@ -278,7 +279,7 @@ const ANNOUNCE_AGAIN_MS = [10, 50, 200, 1000] as const;
 const WAIT_MAX_MS = 100;
 /** While timers of the core run. */
 const WAIT_TIMERS_MS = 5;
-const DATAGRAM_MAX = 2048;
+const DATAGRAM_MAX = BEAT_MAX;
 /** Sent beats whose time is remembered for the round trip. */
 const BEATS_KEPT = 64;
 

@@ -31,12 +31,16 @@ import { Decoder, Encoder } from "cbor-x/index-no-eval";
 
 /** Version of all messages. */
 export const VERSION = 1;
-/** Longest envelope and longest beat, in octets. */
+/** Longest envelope of a frame, in octets. */
 export const ENVELOPE_MAX = 1024;
+/** Longest beat, in octets: as many services as a node may have, with the longest names, fit. */
+export const BEAT_MAX = 4096;
+/** Most services in a beat; the configuration allows no more. */
+export const SERVICES_MAX = 64;
 /** Longest text in a message, in octets. */
 const TEXT_MAX = 64;
-/** Most items in one message, arrays counted too. */
-const ITEMS_MAX = 256;
+/** Most items in one message, arrays counted too: a beat of SERVICES_MAX services has 329. */
+const ITEMS_MAX = 9 + 5 * SERVICES_MAX;
 /** Deepest nesting: the message, the list of services, a service. */
 const DEPTH_MAX = 3;
 
@@ -171,8 +175,14 @@ export function encodeFrame(frame: Frame): Uint8Array {
     case "took":
       return encoder.encode([VERSION, Kind.took, frame.epoch]);
     case "refuse":
-      return encoder.encode([VERSION, Kind.refuse, frame.why.slice(0, TEXT_MAX)]);
+      return encoder.encode([VERSION, Kind.refuse, shortened(frame.why)]);
   }
+}
+
+/** As much of a text as a message may hold: whole characters of at most TEXT_MAX octets. */
+function shortened(why: string): string {
+  const { read } = new TextEncoder().encodeInto(why, new Uint8Array(TEXT_MAX));
+  return why.slice(0, read);
 }
 
 /**
@@ -181,7 +191,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
  * @throws {MessageError} When it is not exactly one well-formed beat of our version.
  */
 export function decodeBeat(bytes: Uint8Array): Beat {
-  const items = decodeItems(bytes);
+  const items = decodeItems(bytes, BEAT_MAX);
   expectKind(items, Kind.beat, 8);
   const list = items[7];
   if (!Array.isArray(list)) throw new MessageError("Cannot decode a beat: services is no array");
@@ -202,7 +212,7 @@ export function decodeBeat(bytes: Uint8Array): Beat {
         name: text(entry[0], "service"),
         role,
         epoch: u32(entry[2], "epoch"),
-        ready: uint(entry[3], "ready") === 1,
+        ready: bit(entry[3], "ready"),
       };
     }),
   };
@@ -214,7 +224,7 @@ export function decodeBeat(bytes: Uint8Array): Beat {
  * @throws {MessageError} When it is not exactly one well-formed frame of our version.
  */
 export function decodeFrame(bytes: Uint8Array): Frame {
-  const items = decodeItems(bytes);
+  const items = decodeItems(bytes, ENVELOPE_MAX);
   switch (items[1]) {
     case Kind.data:
       expectKind(items, Kind.data, 6);
@@ -262,8 +272,8 @@ export function decodeFrame(bytes: Uint8Array): Frame {
 }
 
 /** One item after the scan; always an array. */
-function decodeItems(bytes: Uint8Array): unknown[] {
-  const trouble = scan(bytes);
+function decodeItems(bytes: Uint8Array, most: number): unknown[] {
+  const trouble = scan(bytes, most);
   if (trouble !== null) throw new MessageError(`Cannot decode a message: ${trouble}`);
   let items: unknown;
   try {
@@ -279,8 +289,8 @@ function decodeItems(bytes: Uint8Array): unknown[] {
 }
 
 /** What is wrong with an item of RFC 8949, or null when it is plain enough to be decoded. */
-function scan(bytes: Uint8Array): string | null {
-  if (bytes.length === 0 || bytes.length > ENVELOPE_MAX) return `its length is ${bytes.length}`;
+function scan(bytes: Uint8Array, most: number): string | null {
+  if (bytes.length === 0 || bytes.length > most) return `its length is ${bytes.length}`;
   let at = 0;
   let items = 0;
   /** Items still expected at each depth. */
@@ -327,7 +337,8 @@ function expectKind(items: unknown[], kind: unknown, length: number): void {
 }
 
 function text(value: unknown, field: string): string {
-  if (typeof value === "string") return value;
+  // cbor-x puts U+FFFD in the place of octets that are no UTF-8 (RFC 8949 section 3.1 forbids them).
+  if (typeof value === "string" && !value.includes("\ufffd")) return value;
   throw new MessageError(`Cannot decode a message: ${field} is no text`);
 }
 
@@ -335,6 +346,11 @@ function uint(value: unknown, field: string): number {
   // cbor-x gives a bigint only past 2^53, which no field of ours means.
   if (typeof value === "number" && Number.isSafeInteger(value) && value >= 0) return value;
   throw new MessageError(`Cannot decode a message: ${field} is no unsigned integer`);
+}
+
+function bit(value: unknown, field: string): boolean {
+  if (value === 0 || value === 1) return value === 1;
+  throw new MessageError(`Cannot decode a message: ${field} is neither 0 nor 1`);
 }
 
 function u32(value: unknown, field: string): number {
