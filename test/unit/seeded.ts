@@ -2,7 +2,9 @@
  * seeded.ts - unit tests whose random choices a seed repeats
  *
  * Every such test prints its seed first; `HOLDFAST_SEED=N` repeats it. `HOLDFAST_FUZZ` is how many
- * times as long as usual the random parts run: 1 by default, 0.1 for a tenth.
+ * times as long as usual the random parts run: 1 by default, 0.1 for a tenth. Without it, ten times
+ * the share HOLDFAST_REPEAT of the promised repetitions (test/run.ts), so `--full` runs ten times as
+ * many.
  */
 import { Random } from "../net/random.ts";
 
@@ -27,7 +29,8 @@ export function seededTest(name: string, body: (random: Random) => void): void {
  * @throws {RangeError} If HOLDFAST_FUZZ is not a number above 0.
  */
 export function rounds(usual: number): number {
-  const text = Deno.env.get("HOLDFAST_FUZZ") ?? "1";
+  const share = Deno.env.get("HOLDFAST_REPEAT") ?? "0.1";
+  const text = Deno.env.get("HOLDFAST_FUZZ") ?? String(10 * Number(share));
   const times = Number(text);
   if (!(times > 0)) throw new RangeError(`HOLDFAST_FUZZ is '${text}', allowed is a number above 0`);
   return Math.max(1, Math.round(usual * times));
