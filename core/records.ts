@@ -15,7 +15,8 @@
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsShown | 24 ackShown | 28 edgeShown | 32 sndShown
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST, else 0
- *   REPORT    standby to primary   committed input and what may still come
+ *   REPORT    standby to primary   committed input and what may still come; flags 4: its server has
+ *             accepted the connection
  *     +8  rcvNxt | 12 right edge
  *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
  *   RAW       old primary to new   a client's packet that still arrived here
@@ -26,7 +27,7 @@
  */
 import { BODY_SIZE, PROGRESS_PER_MESSAGE } from "./limits";
 import { count, Counter, noteInput, Role, state } from "./state";
-import { at, Connection, Flag, has, indexOf, Phase } from "./flow/connection";
+import { at, Connection, Flag, has, indexOf, isAccepted, Phase } from "./flow/connection";
 import { inputLog, takeDirty } from "./flow/lifecycle";
 import { read } from "./stream/chain";
 import { node } from "./stream/ranges";
@@ -173,7 +174,7 @@ export function flushDirty(): void {
       store<u32>(to, c.sndShown, 32);
     } else if (s.role == Role.Standby) {
       c.edgeReported = c.legAck + s.logLimit;
-      const to = begin(c, RecordType.Report, 0, REPORT_SIZE);
+      const to = begin(c, RecordType.Report, isAccepted(c) ? 4 : 0, REPORT_SIZE);
       store<u32>(to, c.rcvNxt, 8);
       store<u32>(to, c.edgeReported, 12);
     }

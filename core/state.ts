@@ -147,7 +147,6 @@ export class State {
   ackDue: u32 = 0;
   /** Next record `speak()` looks at. */
   speakNext: u32 = 0;
-  hotCount: u32 = 0;
   /** Packets of clients are handed to the peer instead of being processed (planned switch). */
   relaying: u32 = 0;
 }

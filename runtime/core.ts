@@ -198,7 +198,7 @@ export const REASONS = [
   "the standby had no memory left for the input log",
   "too many gaps in the client's stream",
   "the standby's server took no input for too long",
-  "the standby has not confirmed it yet",
+  "the standby's server has not accepted it yet",
   "the standby is silent",
 ] as const;
 

@@ -58,6 +58,7 @@ import {
   type Role,
 } from "./protocol/message.ts";
 import { type Effect, Replica, type TakeoverReason } from "./protocol/replica.ts";
+import type { TakeoverStatus } from "./status.ts";
 
 /** What the loop is started with; plain data, it crosses to the worker. */
 export interface LoopOptions {
@@ -113,28 +114,12 @@ export interface LoopServiceOptions {
   epochFile: string;
 }
 
-/** The last time this replica became primary, or handed over. */
-export interface Takeover {
+/** The last time this replica became primary. */
+export interface Takeover extends TakeoverStatus {
   /** Why. */
   reason: TakeoverReason;
   /** The term that began with it. */
   epoch: number;
-  /** From the last beat heard to the suspicion, milliseconds. */
-  detectMs: number;
-  /** From the suspicion to the first packet, milliseconds. */
-  takeoverMs: number;
-  /** Connections that were taken over. */
-  connections: number;
-  /** When it was decided; ISO 8601. */
-  at: string;
-  /** Wall clock of each step, milliseconds since 1970. */
-  timeline: {
-    lastHeartbeatMs: number | null;
-    suspectMs: number;
-    adoptedMs: number;
-    claimedMs: number;
-    firstByteMs: number;
-  };
 }
 
 /** What the loop knows about a service. */
@@ -1281,11 +1266,11 @@ class DataLoop {
   }
 }
 
-/** On a primary: the standby has it. On a standby: our server has it. */
+/** The standby has the connection, and its server has accepted it. */
 function isProtected(core: Core, at: number, standby: boolean): boolean {
-  if (!standby) return (core.view.getUint32(at + core.offsets.flags, true) & RecordFlag.hot) !== 0;
-  const leg = core.view.getUint32(at + core.offsets.leg, true);
-  return leg >= 1 && leg <= 3;
+  const { view, offsets } = core;
+  if (view.getUint32(at + offsets.reason, true) !== 0) return false;
+  return standby || (view.getUint32(at + offsets.flags, true) & RecordFlag.hot) !== 0;
 }
 
 function endpointText(bytes: Uint8Array, at: number, length: number, port: number): string {

@@ -130,8 +130,24 @@ export interface TakeoverStatus {
   takeoverMs: number;
   /** Connections taken over. */
   connections: number;
-  /** Wall clock, RFC 3339. */
+  /** When it was decided: wall clock, RFC 3339. */
   at: string;
+  /** When each step was done. */
+  timeline: TakeoverTimeline;
+}
+
+/** The steps of a takeover: wall clock of this node, milliseconds since 1970, with a fraction. */
+export interface TakeoverTimeline {
+  /** The old primary was heard last; null when it never was. */
+  lastHeartbeatMs: number | null;
+  /** It was suspected, or handed over. */
+  suspectMs: number;
+  /** Every connection was ready to speak. */
+  adoptedMs: number;
+  /** The address was claimed and announced. */
+  claimedMs: number;
+  /** The first segments had been sent. */
+  firstByteMs: number;
 }
 
 /** State of another node. */
@@ -255,13 +271,24 @@ function notesOf(service: ServiceStatus): string[] {
     notes.push(`${service.name}: server last ended with ${app.lastExit}, ${restarts}`);
   }
   if (lastTakeover !== null && lastTakeover.reason !== "start") {
-    const { reason, connections, detectMs, takeoverMs, at } = lastTakeover;
+    const { reason, connections, detectMs, takeoverMs, at, timeline } = lastTakeover;
     notes.push(
       `${service.name}: took over ${count(connections, "connection")} at ${at} (${reason}), ` +
         `detected in ${formatMs(detectMs)}, took ${formatMs(takeoverMs)}`,
+      `${service.name}: ${renderTimeline(timeline)}`,
     );
   }
   return notes;
+}
+
+/** Each step's distance from the last heartbeat that was heard. */
+function renderTimeline(timeline: TakeoverTimeline): string {
+  const { lastHeartbeatMs, suspectMs, adoptedMs, claimedMs, firstByteMs } = timeline;
+  const steps = { decided: suspectMs, adopted: adoptedMs, claimed: claimedMs };
+  const startMs = lastHeartbeatMs ?? suspectMs;
+  return Object.entries({ ...steps, "first octets sent": firstByteMs })
+    .map(([step, ms]) => `${step} +${formatMs(Math.max(0, ms - startMs))}`)
+    .join(", ") + (lastHeartbeatMs === null ? "" : " after the last heartbeat");
 }
 
 function renderApp(app: AppStatus): string {

@@ -64,6 +64,7 @@ export const enum Reason {
   LogMemory,
   TooManyRanges,
   LegStalled,
+  /** The standby has the record, but its own server has not answered the SYN yet. */
   Pending,
   StandbySilent,
 }
@@ -210,4 +211,9 @@ export function indexOf(c: Connection): u32 {
 /** True when all of `flag` is set. */
 export function has(c: Connection, flag: u32): bool {
   return (c.flags & flag) == flag;
+}
+
+/** True when the local server has accepted the connection and not ended it. */
+export function isAccepted(c: Connection): bool {
+  return c.leg == Leg.SynAck || c.leg == Leg.Open;
 }

@@ -89,7 +89,7 @@ function apply(record: usize, left: u32): u32 {
     case RecordType.Report: {
       if (left < REPORT_SIZE) return 0;
       const c = named(record);
-      if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) applyReport(c, record);
+      if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) applyReport(c, record, flags);
       return REPORT_SIZE;
     }
     case RecordType.Fail: {
@@ -136,6 +136,7 @@ function applyOpen(record: usize): void {
   const c = occupy(index, c0, c1, c2, c3, ports);
   c.generation = generation;
   c.phase = Phase.Half;
+  c.reason = Reason.Pending;
   c.flags |= Flag.Fed | (<u32> load<u8>(record, 43) & 7);
   c.irs = load<u32>(record, 28);
   c.iss = load<u32>(record, 32);
@@ -218,8 +219,9 @@ function applyClose(c: Connection, how: u32): void {
   drop(c);
 }
 
-function applyReport(c: Connection, record: usize): void {
+function applyReport(c: Connection, record: usize, flags: u32): void {
   const s = state();
+  if ((flags & 4) != 0 && c.reason == Reason.Pending) c.reason = Reason.None;
   c.peerNxt = later(c.peerNxt, earlier(load<u32>(record, 8), c.rcvNxt));
   const edge = load<u32>(record, 12);
   // A promise may not be larger than what can be meant: 1 GiB is the largest window there is.

@@ -167,6 +167,7 @@ function learnClientSpace(c: Connection, v: View): void {
   }
   if (s.standbyReady && writeOpen(c)) {
     c.flags |= Flag.Hot;
+    c.reason = Reason.Pending;
     c.peerNxt = c.rcvNxt;
     c.peerEdge = c.rcvNxt + s.peerLogLimit;
   } else {
@@ -224,7 +225,10 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
   }
   if (primary && c.phase == Phase.Half) sendSynAck(c);
   markPump(c);
-  if (!primary) s.hotCount++;
+  if (!primary) {
+    c.reason = Reason.None;
+    markDirty(c);
+  }
 }
 
 /** Lowers the MSS a client is told to what every replica can carry. */

@@ -12,7 +12,7 @@ import { HALF_OPEN_MS, SUPER_SEGMENT, TS_SLACK_MS, UNKNOWN_EDGE } from "../limit
 import { count, Counter, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { FIN } from "../wire/packet";
-import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../flow/connection";
 import { CloseHow, writeClose, writeEarly } from "../records";
 import {
   markDirty,
@@ -89,6 +89,7 @@ export function promote(peerStays: bool): u32 {
     }
     if (peerStays) {
       c.flags |= Flag.Hot;
+      c.reason = Reason.None;
       c.peerNxt = c.rcvNxt;
       c.peerEdge = c.rcvNxt + s.peerLogLimit;
       if (!writeEarly(c)) {
@@ -177,6 +178,7 @@ export function demote(): void {
       continue;
     }
     c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient));
+    c.reason = isAccepted(c) ? Reason.None : Reason.Pending;
     c.tries = 0;
     if (has(c, Flag.Fed)) continue;
     enterFed(c);

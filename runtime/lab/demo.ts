@@ -40,15 +40,6 @@ export interface DemoOptions {
   svg?: string;
 }
 
-/** Steps of a takeover, milliseconds of the wall clock; null when there was no such step. */
-interface Timeline {
-  lastHeartbeatMs: number | null;
-  suspectMs: number;
-  adoptedMs: number;
-  claimedMs: number;
-  firstByteMs: number;
-}
-
 /** What was done to the primary. */
 interface Fault {
   /** When, milliseconds of the wall clock. */
@@ -62,8 +53,6 @@ interface Fault {
   /** In words. */
   text: string;
 }
-
-type FullTakeover = TakeoverStatus & { timeline?: Timeline };
 
 const PICTURE_DEFAULT = "holdfast-demo.svg";
 const CHART_HEIGHT = 8;
@@ -196,8 +185,8 @@ async function makeFault(
 }
 
 /** The standby's takeover that followed the fault; null when there was none. */
-async function takeoverAfter(cluster: Cluster, made: Fault): Promise<FullTakeover | null> {
-  const takeover: FullTakeover | null = (await cluster.service(made.standby)).lastTakeover;
+async function takeoverAfter(cluster: Cluster, made: Fault): Promise<TakeoverStatus | null> {
+  const takeover: TakeoverStatus | null = (await cluster.service(made.standby)).lastTakeover;
   return takeover !== null && Date.parse(takeover.at) + 1 >= made.atMs ? takeover : null;
 }
 
@@ -302,8 +291,7 @@ interface Step {
   text: string;
 }
 
-function stepsOf({ reason, timeline }: FullTakeover, primary: string): Step[] {
-  if (timeline === undefined) return [];
+function stepsOf({ reason, timeline }: TakeoverStatus, primary: string): Step[] {
   const isSwitch = reason === "switch";
   const steps = [
     {

@@ -9,6 +9,9 @@
  *                   listed as unprotected with a reason (P8)
  *   later standby   what was opened before stays unprotected and works; what is opened from then on
  *                   is protected and survives a crash of the primary
+ *   server missing  the standby's daemon is there, its server is not: connections work and are listed
+ *                   with that reason; one whose handshake the server still gets is hot from then on
+ *                   and survives a crash, one that waited too long stays unprotected
  *   TCP MD5         a signed connection cannot be translated: with `unprotectable = "pass"` it works
  *                   and is listed with its reason, with "refuse" its SYN is
  *                   answered by RST (which a signing client may not believe: RFC 2385) and the
@@ -66,6 +69,43 @@ netTest("a standby that comes later protects new connections", [], async (contex
         connections;
     }, { what: "the late connection to be hot", timeoutMs: 5000 });
     assert.deepEqual(listed.map((c) => c.protection).toSorted(), ["hot", "unprotected"]);
+    await site.crash("a");
+    await late.exchange();
+    await late.close();
+    await early.kill();
+  });
+});
+
+netTest("a standby whose server is missing protects nothing yet", [], async (context) => {
+  const go = `${context.directory}/go`;
+  const { a, b } = mixedServer();
+  const waiting = ["sh", "-c", `until [ -e ${go} ]; do sleep 0.1; done; exec ${b.join(" ")}`];
+  await withSite(context, { run: { a, b: waiting } }, async (site) => {
+    await site.waitPrimary("a");
+    await until(async () => (await site.service("a")).protected, {
+      what: "the standby to join",
+      timeoutMs: 10_000,
+    });
+    const listed = async (count: number, reason: RegExp | null) =>
+      await until(async () => {
+        const connections = await site.connections("a");
+        const found = connections.filter((c) =>
+          reason === null ? c.protection === "hot" : reason.test(c.reason ?? "")
+        );
+        return connections.length === count && found.length === 1;
+      }, { what: `${count} connections, one with ${reason ?? "protection"}`, timeoutMs: 20_000 });
+    const early = await site.startHeldConnection();
+    await listed(1, /has not accepted it yet/);
+    await early.exchange();
+    assert.deepEqual((await site.service("a")).connections.unprotected, 1);
+    await listed(1, /refused/);
+    const late = await site.startHeldConnection();
+    await listed(2, /has not accepted it yet/);
+    await late.exchange();
+    await Deno.writeTextFile(go, "");
+    await listed(2, null);
+    assert.deepEqual((await site.service("a")).connections.hot, 1);
+    await early.exchange();
     await site.crash("a");
     await late.exchange();
     await late.close();

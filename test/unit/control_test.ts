@@ -33,6 +33,13 @@ const STATUS: NodeStatus = {
       takeoverMs: 3.1,
       connections: 10,
       at: "2026-11-22T04:17:13.963Z",
+      timeline: {
+        lastHeartbeatMs: 1_795_321_033_931.5,
+        suspectMs: 1_795_321_033_963.25,
+        adoptedMs: 1_795_321_033_964,
+        claimedMs: 1_795_321_033_965.5,
+        firstByteMs: 1_795_321_033_966.25,
+      },
     },
     counters: { opened: 12 },
     warnings: [],

@@ -33,6 +33,13 @@ const STATUS: NodeStatus = {
       takeoverMs: 3.1,
       connections: 10,
       at: "2026-11-22T04:17:13.963Z",
+      timeline: {
+        lastHeartbeatMs: 1_795_321_033_931.5,
+        suspectMs: 1_795_321_033_963.25,
+        adoptedMs: 1_795_321_033_964,
+        claimedMs: 1_795_321_033_965.5,
+        firstByteMs: 1_795_321_033_966.25,
+      },
     },
     counters: { opened: 12 },
     warnings: ["no uplink"],
@@ -70,6 +77,7 @@ web      10.0.0.100  80,443  primary  3      yes        running (4711)  10 (9 ho
 web: warning: no uplink
 web: server last ended with SIGSEGV, 1 restart
 web: took over 10 connections at 2026-11-22T04:17:13.963Z (peer-silent), detected in 31.2 ms, took 3.1 ms
+web: decided +31.8 ms, adopted +32.5 ms, claimed +34 ms, first octets sent +34.8 ms after the last heartbeat
 
 PEER  LINK                            STATE  ROUND TRIP
 b     10.0.0.1:7946 -> 10.0.0.2:7946  up     120 us
