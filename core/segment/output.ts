@@ -414,8 +414,12 @@ export function resetStranger(v: View): void {
   count(Counter.Strangers);
 }
 
-/** Refuses a connection attempt as a closed port would (RFC 9293 section 3.10.7.1). */
+/**
+ * Refuses a connection attempt as a closed port would (RFC 9293 section 3.10.7.1); without room it
+ * is not answered, and its SYN comes again.
+ */
 export function refuseClient(c: Connection): void {
+  if (!hasRoom()) return;
   const packet = make(c, NET, RST | ACK, 0, c.irs + 1, 0, 0);
   toClient(packet, complete(packet, 0, 65535));
   count(Counter.Refused);

@@ -40,7 +40,7 @@ import {
   unprotect,
 } from "../flow/lifecycle";
 import { find } from "../flow/table";
-import { write } from "../stream/chain";
+import { clear, write } from "../stream/chain";
 import { CloseHow, writeClose, writeOpen } from "../records";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
 import { checkClosed } from "./client";
@@ -356,6 +356,8 @@ function park(c: Connection, seq: u32, from: usize, length: u32): void {
   const end = seq + length;
   if (!after(end, c.cliAck)) return;
   if (before(c.parkEnd, c.cliAck)) {
+    // The client has all that is parked, and more: a chain goes on only where it ends.
+    clear(parkedFlight(c));
     c.parkBase = c.cliAck;
     c.parkEnd = c.cliAck;
   }
