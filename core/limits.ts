@@ -17,7 +17,7 @@
  */
 
 /** Packets taken from one device in one pass. */
-export const BATCH: u32 = 32;
+export const BATCH: u32 = 8;
 /** One packet: virtio_net_hdr (10) and an IP packet of at most 65535 octets, rounded up. */
 export const SLOT_SIZE: u32 = 65552;
 /** Longest packet a slot holds, virtio_net_hdr included. */

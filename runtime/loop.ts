@@ -10,8 +10,9 @@
  *
  * Packets are read into the core's batch slots and written from wherever the core left them: the
  * output list is an array of `struct iovec`, so nothing is copied and nothing is allocated for a
- * packet. After the last packet the loop polls without waiting for `spinUs`, because waking up costs
- * more than that round trip is worth.
+ * packet. After the last packet the loop looks again for a while before it sleeps (spin.ts). Between
+ * passes that moved something it asks poll(2) only now and then: every pass tries the devices and
+ * channels anyway, and what only poll can tell is not urgent.
  *
  *   takeover   drain the channel -> adopt (core.promote) -> claim route, proxy entry, GARP/NA ->
  *              speak (parked flights, ACKs)                                        P7, DESIGN 5.6
@@ -58,6 +59,7 @@ import {
   type Role,
 } from "./protocol/message.ts";
 import { type Effect, Replica, type TakeoverReason } from "./protocol/replica.ts";
+import { Spin } from "./spin.ts";
 import type { TakeoverStatus } from "./status.ts";
 
 /** What the loop is started with; plain data, it crosses to the worker. */
@@ -265,6 +267,8 @@ const WAIT_MAX_MS = 100;
 /** While timers of the core run. */
 const WAIT_TIMERS_MS = 5;
 const DATAGRAM_MAX = BEAT_MAX;
+/** Busy passes go on without poll for at most so long: a beat must not lie unread. */
+const POLL_EVERY_MS = 0.5;
 /** Sent beats whose time is remembered for the round trip. */
 const BEATS_KEPT = 64;
 
@@ -463,10 +467,15 @@ class DataLoop {
   #nextBeatMs = 0;
   #stopping = false;
   #longestPassMs = 0;
-  #lastBusyMs = 0;
+  /** When the last pass ended. */
+  #passedMs = 0;
+  readonly #spin: Spin;
+  /** When poll is asked again, at the latest. */
+  #nextPollMs = 0;
 
   constructor(options: LoopOptions) {
     this.#options = options;
+    this.#spin = new Spin(options.spinUs);
     this.#incarnation = crypto.getRandomValues(new Uint32Array(1))[0];
     const nowMs = performance.now();
     try {
@@ -517,16 +526,25 @@ class DataLoop {
     for (const service of this.#services) {
       if (this.#serve(service, startMs)) busy = true;
     }
-    if (busy) this.#lastBusyMs = startMs;
+    if (busy) this.#spin.noteBusy(startMs);
+    else this.#nextPollMs = 0;
     this.#beatIfDue();
     for (const service of this.#services) this.#judge(service, startMs);
-    const passMs = performance.now() - startMs;
-    if (passMs > this.#longestPassMs) this.#longestPassMs = passMs;
+    this.#passedMs = performance.now();
+    this.#longestPassMs = Math.max(this.#longestPassMs, this.#passedMs - startMs);
   }
 
-  /** Waits for something to do; false when nothing but time has happened. */
+  /** Waits for something to do; true when poll has something to tell. */
   #wait(): boolean {
-    const nowMs = performance.now();
+    const nowMs = this.#passedMs;
+    if (nowMs < this.#nextPollMs) {
+      for (const service of this.#services) {
+        service.netReady = true;
+        service.appReady = true;
+      }
+      return false;
+    }
+    this.#nextPollMs = nowMs + POLL_EVERY_MS;
     let waitMs = Math.min(WAIT_MAX_MS, this.#nextBeatMs - nowMs);
     for (const service of this.#services) {
       const { wasm } = service.core;
@@ -538,7 +556,11 @@ class DataLoop {
         waitMs = Math.min(waitMs, service.announceAtMs[0] - nowMs);
       }
     }
-    if ((nowMs - this.#lastBusyMs) * 1000 < this.#options.spinUs) waitMs = 0;
+    if (waitMs > 0 && this.#spin.isDue(nowMs)) {
+      libc.sched_yield();
+      this.#spin.noteYielded(nowMs, performance.now());
+      waitMs = 0;
+    }
     this.#pollCount = 0;
     this.#add(this.#options.mailboxFd, POLLIN);
     for (const link of this.#links) {
@@ -557,6 +579,7 @@ class DataLoop {
       this.#add(service.claim.fd, POLLIN);
     }
     const result = libc.poll(this.#polls.address, this.#pollCount, Math.max(0, Math.ceil(waitMs)));
+    if (waitMs > 0 && result > 0) this.#spin.noteSlept(performance.now() - nowMs);
     return result > 0;
   }
 
@@ -870,12 +893,10 @@ class DataLoop {
     wasm.begin(nowMs >>> 0);
     let busy = false;
     if (channel !== null && channel.connected) {
-      let received = false;
       const trouble = channel.receive((frame, body) => {
-        received = true;
+        busy = true;
         this.#handleFrame(service, channel!, frame, body);
       });
-      if (received) busy = true;
       if (trouble !== null) this.#closeChannel(service, trouble, nowMs);
       channel = service.channel;
       this.#beatIfDue();

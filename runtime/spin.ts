@@ -1,0 +1,66 @@
+/**
+ * spin.ts - when to look again without sleeping
+ *
+ * Theory of operation
+ * Waking up costs 30 to 40 us of a round trip, so it pays to look again for a while before sleeping -
+ * if something comes in that while. Between two looks the loop yields its core (sched_yield(2)):
+ * whom we wait for may need it. The budget follows what happened, as KVM's halt polling does:
+ *
+ *   slept, and something came within the longest budget   twice the budget: a spin would have caught it
+ *   slept for longer                                      half of it, down to none: an idle host is idle
+ *   a yield took longer than HOG_MS                       none for REST_MS: somebody computes, and one
+ *                                                         who sleeps gets the core back sooner than one
+ *                                                         who yields
+ *
+ * Source: Linux Documentation/virt/kvm/halt-polling.rst for the rule of growing and shrinking.
+ */
+
+/** A yield that takes longer met one who used up a slice of the scheduler, milliseconds. */
+const HOG_MS = 1;
+/** How long there is no spinning after that, milliseconds. */
+const REST_MS = 20;
+/** The first budget when growing from none, microseconds. */
+const GROW_FROM_US = 10;
+
+/** The budget of one loop. Times are milliseconds of one monotonic clock. */
+export class Spin {
+  readonly #mostUs: number;
+  #budgetUs: number;
+  #busyMs = -Infinity;
+  #restUntilMs = -Infinity;
+
+  /** @param mostUs longest spin after the last packet, microseconds; 0 for never. */
+  constructor(mostUs: number) {
+    this.#mostUs = mostUs;
+    this.#budgetUs = mostUs;
+  }
+
+  /** How long to look again after the last packet, microseconds. */
+  get budgetUs(): number {
+    return this.#budgetUs;
+  }
+
+  /** A pass at `nowMs` moved something. */
+  noteBusy(nowMs: number): void {
+    this.#busyMs = nowMs;
+  }
+
+  /** The loop slept for `sleptMs` and woke for something. */
+  noteSlept(sleptMs: number): void {
+    if (sleptMs * 1000 <= this.#mostUs) {
+      this.#budgetUs = Math.min(this.#mostUs, Math.max(GROW_FROM_US, this.#budgetUs * 2));
+    } else {
+      this.#budgetUs = this.#budgetUs > GROW_FROM_US ? this.#budgetUs / 2 : 0;
+    }
+  }
+
+  /** A yield that began at `startMs` returned at `nowMs`. */
+  noteYielded(startMs: number, nowMs: number): void {
+    if (nowMs - startMs > HOG_MS) this.#restUntilMs = nowMs + REST_MS;
+  }
+
+  /** True when the loop should look again at `nowMs` and not sleep. */
+  isDue(nowMs: number): boolean {
+    return (nowMs - this.#busyMs) * 1000 < this.#budgetUs && nowMs >= this.#restUntilMs;
+  }
+}
