@@ -29,7 +29,7 @@ export class Spin {
   #busyMs = -Infinity;
   #restUntilMs = -Infinity;
 
-  /** @param mostUs longest spin after the last packet, microseconds; 0 for never. */
+  /** `mostUs`: longest spin after the last packet, microseconds; 0 for never. */
   constructor(mostUs: number) {
     this.#mostUs = mostUs;
     this.#budgetUs = mostUs;
