@@ -1,4 +1,4 @@
-/** Tests of spin.ts: the budget follows what happened. */
+/** spin_test.ts - the budget of spin.ts follows what happened */
 import assert from "node:assert/strict";
 import { Spin } from "../../runtime/spin.ts";
 
