@@ -163,7 +163,10 @@ function storm(random: Random, { pair, client, moments }: Rig, passes: number): 
     const port = random.next() < 0.1 ? random.integer(65536) : FIRST_PORT + index;
     const { net, app } = packetsFor({ ...jittered(random, moments[index]), port });
     const some = (packets: Uint8Array[]) =>
-      Array.from({ length: random.integer(17) }, () => damaged(random, pick(random, packets)));
+      Array.from(
+        { length: random.integer(pair.batch + 1) },
+        () => damaged(random, pick(random, packets)),
+      );
     pair.feed(some(net), some(app));
     if (random.next() < 0.3) pair.wait(pick(random, [1, 5, 60, 1100, 6000]));
   }
@@ -180,8 +183,8 @@ for (const family of FAMILIES) {
             shortened(packet, length),
           ]).flat()
         );
-        for (let at = 0; at < cuts.length; at += 32) {
-          const batch = cuts.slice(at, at + 32);
+        for (let at = 0; at < cuts.length; at += pair.batch) {
+          const batch = cuts.slice(at, at + pair.batch);
           pair.feed(which === "net" ? batch : [], which === "app" ? batch : []);
         }
       }

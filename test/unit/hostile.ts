@@ -179,6 +179,11 @@ export class Pair {
     for (const driver of this.drivers) act(driver);
   }
 
+  /** Packets that a side takes in one pass. */
+  get batch(): number {
+    return this.first.core.wasm.batch();
+  }
+
   /** Milliseconds pass. */
   wait(ms: number): void {
     this.each((driver) => driver.nowMs += ms);
