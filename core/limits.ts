@@ -61,7 +61,7 @@ export const FEED_SYN_TRIES: u32 = 12;
 export const FEED_TRIES: u32 = 60;
 /** How often timers are looked at, in milliseconds. */
 export const TICK_MS: u32 = 5;
-/** Added to the client's timestamp clock at a takeover, so that it cannot run backwards. */
+/** Added to the client's timestamp clock at a takeover: the way that the quickest news took. */
 export const TS_SLACK_MS: u32 = 10;
 /** Payload of one segment the feeder or the parked flight makes (a GSO super-segment). */
 export const SUPER_SEGMENT: u32 = 61440;

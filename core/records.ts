@@ -8,11 +8,12 @@
  *   OPEN      primary to standby   a connection exists; its SYN-ACK waits until this is committed
  *     +8  client address 16 | 24 ports u32 | 28 irs | 32 iss | 36 client MSS u16 | 38 server MSS u16
  *     +40 client scale u8 | 41 server scale u8 | 42 SYN's ECE/CWR u8 | 43 options u8 (Flag 0..7)
- *     +44 SYN's TSval | 48 SYN-ACK's TSval | 52 SYN's window | 56 SYN-ACK's window      60 octets
+ *     +44 SYN's TSval | 48 SYN-ACK's TSval | 52 SYN's window | 56 SYN-ACK's window | 60 State.now
  *   DATA      primary to standby   octets of the client's stream; flags 1: a FIN follows them
  *     +8  seq | 12 length | 16 octets
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
- *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsShown | 24 ackShown | 28 edgeShown | 32 sndShown
+ *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
+ *     +36 State.now
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST, else 0
  *   REPORT    standby to primary   committed input and what may still come; flags 4: its server has
@@ -52,9 +53,9 @@ export const enum CloseHow {
   Dropped,
 }
 
-export const OPEN_SIZE: u32 = 60;
+export const OPEN_SIZE: u32 = 64;
 export const DATA_HEAD: u32 = 16;
-export const PROGRESS_SIZE: u32 = 36;
+export const PROGRESS_SIZE: u32 = 40;
 export const CLOSE_SIZE: u32 = 12;
 export const REPORT_SIZE: u32 = 16;
 export const FAIL_SIZE: u32 = 8;
@@ -93,6 +94,7 @@ export function writeOpen(c: Connection): bool {
   store<u32>(to, c.tsShown, 48);
   store<u32>(to, c.synWindow, 52);
   store<u32>(to, c.edgeShown - c.irs - 1, 56);
+  store<u32>(to, state().now, 60);
   noteInput();
   state().openSeq = state().messageSeq;
   return true;
@@ -168,10 +170,11 @@ export function flushDirty(): void {
       store<u32>(to, c.cliAck, 8);
       store<u32>(to, c.cliWnd, 12);
       store<u32>(to, c.cliTs, 16);
-      store<u32>(to, c.tsShown, 20);
+      store<u32>(to, c.tsClock, 20);
       store<u32>(to, c.ackShown, 24);
       store<u32>(to, c.edgeShown, 28);
       store<u32>(to, c.sndShown, 32);
+      store<u32>(to, s.now, 36);
     } else if (s.role == Role.Standby) {
       c.edgeReported = c.legAck + s.logLimit;
       const to = begin(c, RecordType.Report, isAccepted(c) ? 4 : 0, REPORT_SIZE);

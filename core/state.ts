@@ -147,6 +147,9 @@ export class State {
   ackDue: u32 = 0;
   /** Next record `speak()` looks at. */
   speakNext: u32 = 0;
+  /** The primary's clock minus ours, by the message that was quickest here: see apply.ts. */
+  peerClock: u32 = 0;
+  peerClockKnown: u32 = 0;
   /** Packets of clients are handed to the peer instead of being processed (planned switch). */
   relaying: u32 = 0;
 }

@@ -165,8 +165,10 @@ export class Connection {
   tsDelta: u32 = 0;
   legTs: u32 = 0;
   legTsAt: u32 = 0;
+  /** Newest TSval the client was shown. */
   tsShown: u32 = 0;
-  tsShownAt: u32 = 0;
+  /** The most that what it was shown has been ahead of State.now: it may have seen tsClock + now. */
+  tsClock: u32 = 0;
   // Octets held: the input log and the parked flight (see stream/chain.ts).
   logHead: u32 = 0;
   logTail: u32 = 0;

@@ -151,7 +151,7 @@ function applyOpen(record: usize): void {
   c.cliTs = c.synTs;
   c.cliTsNew = c.synTs;
   c.tsShown = load<u32>(record, 48);
-  c.tsShownAt = s.now;
+  c.tsClock = c.tsShown - load<u32>(record, 60) + peerClock(load<u32>(record, 60));
   c.synWindow = load<u32>(record, 52) & 0xffff;
   c.cliWnd = c.synWindow >>> c.cliWs;
   c.maxWnd = c.synWindow;
@@ -171,6 +171,18 @@ function applyOpen(record: usize): void {
   c.parkEnd = c.sndNxt;
   count(Counter.Opened);
   markPump(c);
+}
+
+/**
+ * The primary's clock minus ours, when it read `theirs` as it wrote a record. Messages may lie
+ * anywhere for a while, so the true difference is at least the largest ever seen.
+ */
+function peerClock(theirs: u32): u32 {
+  const s = state();
+  const ahead = theirs - s.now;
+  s.peerClock = s.peerClockKnown ? later(s.peerClock, ahead) : ahead;
+  s.peerClockKnown = 1;
+  return s.peerClock;
 }
 
 /** Frees a record of a standby; its server learns of it when it would not otherwise. */
@@ -195,11 +207,7 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
     c.flags |= Flag.WindowMoved;
   }
   c.cliTs = later(c.cliTs, load<u32>(record, 16));
-  const shown = load<u32>(record, 20);
-  if (!before(shown, c.tsShown)) {
-    c.tsShown = shown;
-    c.tsShownAt = s.now;
-  }
+  c.tsClock = later(c.tsClock, load<u32>(record, 20) + peerClock(load<u32>(record, 36)));
   c.ackShown = later(c.ackShown, load<u32>(record, 24));
   c.edgeShown = later(c.edgeShown, load<u32>(record, 28));
   c.sndShown = later(c.sndShown, load<u32>(record, 32));

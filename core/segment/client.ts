@@ -59,6 +59,7 @@ import { CloseHow, writeClose, writeData, writeRaw } from "../records";
 import { absorb, enterFed, noteClientFin } from "./feeder";
 import { refuseClient, toServer } from "./output";
 import { joinFragment } from "./reassembly";
+import { alignTimestamps } from "./takeover";
 
 /** Takes one packet that came from hf-net. */
 export function fromClient(packet: usize, length: u32): void {
@@ -212,6 +213,7 @@ function known(c: Connection, v: View): void {
     }
     return;
   }
+  if (v.tsAt && has(c, Flag.Taken | Flag.TsOk)) followEcho(c, v);
   if (
     has(c, Flag.Taken) && !has(c, Flag.Fed) && c.leg == Leg.Open && after(v.ack, c.sndNxt) &&
     (v.flags & ACK) != 0 && !after(v.ack, mostAcked(c, v)) && !after(v.seq, c.edgeShown)
@@ -266,6 +268,21 @@ function known(c: Connection, v: View): void {
   }
   if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt + 4, tsEcr(v) - c.tsDelta);
   toServer(v.at, v.length);
+}
+
+/**
+ * A client that echoes a stamp we have never shown has it from the old primary, which was further
+ * than we thought: it drops what we say until our clock is there too (PAWS).
+ */
+function followEcho(c: Connection, v: View): void {
+  const s = state();
+  const echo = tsEcr(v);
+  const ahead = echo - c.tsShown;
+  if (<i32> ahead <= 0 || ahead > UNKNOWN_OUTPUT_ECHO_MS || (v.flags & ACK) == 0) return;
+  if (before(v.seq + v.payloadLength, c.ackShown) || after(v.seq, c.edgeShown)) return;
+  c.tsShown = echo;
+  c.tsClock = later(c.tsClock, echo - s.now);
+  if (c.leg >= Leg.SynAck) alignTimestamps(c);
 }
 
 /**

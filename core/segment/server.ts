@@ -84,11 +84,13 @@ export function fromServer(packet: usize, length: u32): void {
     v.destinationPort | (v.sourcePort << 16),
   );
   if (!index) {
-    // Connections without a record are answers to strangers (RST, SYN-ACK) or those that began when
-    // the table was full; whatever else speaks here is left from a former life.
-    const answer = (v.flags & (RST | SYN)) != 0;
-    if (!answer && !(primary && counted(Counter.TableFull))) resetStranger(v);
-    else if (primary) toClient(packet, length);
+    // Connections without a record are answers to strangers (RST) or those that began when the table
+    // was full; whatever else speaks here is left from a former life. A SYN-ACK is too, when roles
+    // changed under a handshake: it may pass when the client's SYN has come again and made a record.
+    const tableFull = primary && counted(Counter.TableFull) != 0;
+    const synAck = (v.flags & (SYN | ACK)) == (SYN | ACK);
+    if ((v.flags & (RST | SYN)) == 0 && !tableFull) resetStranger(v);
+    else if (primary && (tableFull || !synAck)) toClient(packet, length);
     return;
   }
   const c = at(index - 1);
@@ -159,7 +161,7 @@ function learnClientSpace(c: Connection, v: View): void {
   if (v.tsAt) {
     noteServerTimestamp(c, tsVal(v));
     c.tsShown = c.legTs;
-    c.tsShownAt = s.now;
+    c.tsClock = c.legTs - s.now;
   }
   if (c.reason != Reason.None) {
     toClient(v.at, v.length);
@@ -221,7 +223,7 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
   stopTimer(c);
   if (stamped) {
     noteServerTimestamp(c, tsVal(v));
-    alignTimestamps(c);
+    if (primary) alignTimestamps(c);
   }
   if (primary && c.phase == Phase.Half) sendSynAck(c);
   markPump(c);
@@ -320,10 +322,8 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     // Our picture of the kernel's clock may be a pass too fast: then it waits for the clock.
     const shown = before(value, c.tsShown) && has(c, Flag.Taken) ? c.tsShown : value;
     if (c.tsDelta || shown != value) setTcp32(v, v.tsAt, shown);
-    if (after(shown, c.tsShown)) {
-      c.tsShown = shown;
-      c.tsShownAt = s.now;
-    }
+    c.tsShown = later(c.tsShown, shown);
+    c.tsClock = later(c.tsClock, shown - s.now);
   }
   // ACK and window as the client may see them; on an unclamped direct connection as they are.
   const ack = shownAck(c);

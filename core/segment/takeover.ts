@@ -41,12 +41,11 @@ import { checkClosed } from "./client";
 import { enterFed, pump } from "./feeder";
 
 /**
- * Sets tsDelta so that our server's clock goes on where the client's picture of it stands: what the
- * primary showed last, plus the time since, plus a slack for the way that news took.
+ * Sets tsDelta so that our server's clock goes on where the client's picture of it may stand by now.
  */
 export function alignTimestamps(c: Connection): void {
   const s = state();
-  const clientNow = c.tsShown + (s.now - c.tsShownAt) + TS_SLACK_MS;
+  const clientNow = c.tsClock + s.now;
   const legNow = c.legTs + (s.now - c.legTsAt);
   const delta = clientNow - legNow;
   if (c.tsDelta == 0 || after(delta, c.tsDelta)) c.tsDelta = delta;
@@ -76,10 +75,10 @@ export function promote(peerStays: bool): u32 {
     c.flags |= Flag.Taken;
     c.takenAt = later(c.sndShown, c.cliAck);
     c.takenAtMs = s.now;
-    if (has(c, Flag.TsOk) && c.leg >= Leg.SynAck) {
-      alignTimestamps(c);
-      c.tsShown += s.now - c.tsShownAt + TS_SLACK_MS;
-      c.tsShownAt = s.now;
+    if (has(c, Flag.TsOk)) {
+      c.tsClock += TS_SLACK_MS;
+      c.tsShown = c.tsClock + s.now;
+      if (c.leg >= Leg.SynAck) alignTimestamps(c);
     }
     if (!peerStays) {
       // What it showed in its last moments we do not know; our log has room for that much more.
@@ -168,6 +167,7 @@ export function demote(): void {
   const s = state();
   s.role = Role.Standby;
   s.standbyReady = 0;
+  s.peerClockKnown = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free) continue;
@@ -234,6 +234,7 @@ export function forgetAll(reset: bool): bool {
     }
     s.highWater--;
   }
+  s.peerClockKnown = 0;
   rebuildFree();
   return false;
 }

@@ -289,7 +289,7 @@ function record(
 
 /** An OPEN record. */
 export function encodeOpen(index: number, open: Open, generation = 1): Uint8Array {
-  const view = record(RecordType.open, 60, { index, generation });
+  const view = record(RecordType.open, 64, { index, generation });
   new Uint8Array(view.buffer).set(open.client, 8);
   view.setUint32(24, open.clientPort | PORT << 16, true);
   view.setUint32(28, open.irs, true);
@@ -335,7 +335,7 @@ export interface Progress {
   cliWnd?: number;
   /** The client's newest TSval. */
   cliTs?: number;
-  /** Newest TSval shown to the client. */
+  /** Newest TSval shown to the client, by the moment of the record. */
   tsShown?: number;
   /** Highest ACK shown to it. */
   ackShown: number;
@@ -347,7 +347,7 @@ export interface Progress {
 
 /** A PROGRESS record. */
 export function encodeProgress(index: number, progress: Progress, generation = 1): Uint8Array {
-  const view = record(RecordType.progress, 36, {
+  const view = record(RecordType.progress, 40, {
     index,
     generation,
     flags: progress.open === false ? 0 : 1,
@@ -408,7 +408,7 @@ export interface DecodedRecord {
 /** The records of a body. */
 export function decodeRecords(body: Uint8Array): DecodedRecord[] {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-  const sizes: Record<number, number> = { 1: 60, 2: 16, 3: 36, 4: 12, 5: 16, 6: 8, 7: 12 };
+  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 40, 4: 12, 5: 16, 6: 8, 7: 12 };
   const records: DecodedRecord[] = [];
   for (let at = 0; at < body.length;) {
     const type = body[at];

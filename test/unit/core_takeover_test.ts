@@ -152,10 +152,35 @@ seededTest("a crash at any moment: no octet lost, repeated or changed, and no re
     let steps = 0;
     replicas.run(() => talks.every(isDone) || steps++ >= moment);
     if (replicas.standby !== null) replicas.standby.lag = random.integer(4);
-    replicas.crash();
+    replicas.crash(random.integer(3));
     replicas.run(() => allDone(replicas, talks));
     check(replicas, talks);
     checkEmpty(replicas);
+  }
+});
+
+seededTest("the clock that clients see never goes back: pauses, stalls, switches", (random) => {
+  for (let round = 0; round < rounds(60); round++) {
+    const replicas = new Replicas({ ...randomOptions(random), fate: undefined });
+    const clients: Endpoint[] = [];
+    let written = 1;
+    const allEven = () => clients.every(({ received }) => received.length === written);
+    for (let change = 0; change < 3; change++) {
+      for (let pause = 0; pause < 3; pause++) {
+        replicas.wait(random.integer(400));
+        if (replicas.standby !== null) replicas.standby.lag = random.integer(100);
+        if (clients.length === 0) clients.push(replicas.connect(10000), replicas.connect(10001));
+        else written++;
+        for (const client of clients) client.write(Uint8Array.of(KIND.echo));
+        let steps = random.integer(8);
+        replicas.run(() => steps-- <= 0);
+        if (random.next() < 0.7) replicas.run(allEven);
+      }
+      if (change < 2 && random.next() < 0.5) replicas.switchOver();
+    }
+    replicas.crash(random.integer(4));
+    replicas.run(allEven);
+    for (const { oldStamps } of clients) strictEqual(oldStamps, 0);
   }
 });
 

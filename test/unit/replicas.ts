@@ -157,10 +157,14 @@ export class Replicas {
     this.step();
   }
 
-  /** The primary's host vanishes; its standby goes on alone. What is on the wire still arrives. */
-  crash(): void {
+  /**
+   * The primary's host vanishes; its standby goes on alone. What is on the wire still arrives, but for
+   * the last `lost` messages between the replicas: nothing can have been released for them.
+   */
+  crash(lost = 0): void {
     const { standby } = this;
     if (standby === null) throw new Error("Cannot take over: there is no standby");
+    standby.inbox.splice(Math.max(0, standby.inbox.length - lost));
     // What had been received is applied first (drain), then the address is claimed.
     this.#settle(standby);
     this.primary = standby;
