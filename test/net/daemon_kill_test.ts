@@ -1,5 +1,5 @@
 /**
- * daemon_kill_test.ts - a daemon that dies alone leaks nothing
+ * daemon_kill_test.ts - a daemon that dies alone leaks nothing, and starts again on the same host
  *
  *   client ---- switch ---- host a: daemon (SIGKILL), kernel and server live on
  *                    \----- host b: daemon
@@ -10,6 +10,8 @@
  *   standby's daemon   connections do not notice; new ones work and are listed as unprotected
  *   both daemons       nobody answers for the address and nobody resets: a client that dials gets
  *                      silence, and an open connection is neither ended nor reset
+ *   started again      alone, beside a server that went on: sockets of the former life are ended,
+ *                      instead of speaking in numbers that mean nothing now; new connections work
  */
 
 import assert from "node:assert/strict";
@@ -98,5 +100,31 @@ netTest("SIGKILL of both daemons leaves silence, no RST and no owner", [], async
     const claims = addressClaims(capture.path, site.address);
     assert.deepEqual(claims.filter((claim) => claim.timeMs > killedMs + 100), []);
     await open.kill();
+  });
+});
+
+netTest("a daemon started again ends what is left of its former life", [], async (context) => {
+  await withSite(context, { hosts: ["a"] }, async (site) => {
+    await site.startServer("a", mixedServer().a);
+    await site.waitPrimary("a");
+    const former = await site.startHeldConnection();
+    await former.exchange();
+    assert.equal(await site.countSockets("a"), 1);
+    await site.killDaemon("a");
+    await former.tryExchange(); // repeated by the client's kernel until somebody answers
+    await site.startDaemon("a");
+    await site.waitPrimary("a");
+    const { code } = await site.dialFromClient(5000);
+    assert.equal(code, 0, "a new connection");
+    const next = await site.startHeldConnection();
+    await next.exchange();
+    await until(() => former.hasEnded, {
+      what: "the client to hear that its connection is over",
+      timeoutMs: 30_000,
+    });
+    assert.ok((await site.service("a")).counters.strangers > 0, "no socket was ended");
+    assert.equal(await site.countSockets("a"), 1, "sockets of the former life");
+    await next.exchange();
+    await next.close();
   });
 });

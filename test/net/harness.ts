@@ -44,8 +44,9 @@ const CONNECTIONS_PRINTED_MAX = 10;
 const FAILURES_QUOTED_MAX = 8;
 /** How long an exchange over a held connection may take: the client's own retransmissions included. */
 const EXCHANGE_TIMEOUT_MS = 30_000;
-/** `/proc/net/tcp` shows a listening socket's state as 0A; proc_net(5). */
+/** How `/proc/net/tcp` shows a socket's state; proc_net(5). */
 const LISTENING = "0A";
+const ESTABLISHED = "01";
 
 /** The hosts of a site. */
 export type HostName = "a" | "b";
@@ -57,12 +58,17 @@ export type Commands = Record<HostName, string[]>;
 export interface SiteOptions {
   /** Address family of every network; default 4. */
   family?: 4 | 6;
-  /** The command of each host's server, or a function of what addresses the site has. */
-  run: Commands | ((addresses: { address: string; clientAddress: string }) => Commands);
+  /**
+   * The command of each host's server, or a function of what addresses the site has. Without it the
+   * daemons start none: the test does, with {@linkcode Site.startServer}.
+   */
+  run?: Commands | ((addresses: { address: string; clientAddress: string }) => Commands);
   /** Hosts whose daemon is started at once; default both. */
   hosts?: HostName[];
   /** MTU of hosts and switch; default 1500. */
   mtu?: number;
+  /** MTU of the clients' interface of single hosts, at most `mtu`; default `mtu`. */
+  hostMtu?: Partial<Record<HostName, number>>;
   /** MTU of the client; default `mtu`. */
   clientMtu?: number;
   /** Further keys of the service in the configuration. */
@@ -106,6 +112,7 @@ export async function withSite(
   const topology = await Topology.create(topologyOptions);
   const site = new Site(topology, context.directory, options);
   try {
+    await site.setHostMtu();
     for (const host of hosts) await site.startDaemon(host);
     await body(site);
   } catch (error) {
@@ -163,9 +170,23 @@ export class Site {
     const commands = typeof run === "function" ? run(this) : run;
     const configPath = await this.topology.writeConfig(host, {
       cluster: { detect: DETECT },
-      service: { run: commands[host], ...service },
+      service: { ...(commands === undefined ? {} : { run: commands[host] }), ...service },
     });
     this.#daemons.set(host, await this.topology.startDaemon(host, configPath));
+  }
+
+  /** Gives hosts the MTU they are to have, before their daemons look at it. */
+  async setHostMtu(): Promise<void> {
+    for (const [host, mtu] of Object.entries(this.#options.hostMtu ?? {})) {
+      const { netns } = this.topology.hosts[host];
+      await runProcess("ip", ["-n", netns, "link", "set", "eth0", "mtu", String(mtu)]);
+    }
+  }
+
+  /** Starts a server in a host's namespace that no daemon ends. */
+  async startServer(host: HostName, [program, ...args]: string[]): Promise<void> {
+    startProcess(program, args, { namespace: this.topology.appNamespace(host) });
+    await this.#waitListening(host);
   }
 
   /** Process id of a host's daemon. */
@@ -230,6 +251,15 @@ export class Site {
     const { code } = await this.#daemon(host).stop();
     this.#daemons.delete(host);
     return code;
+  }
+
+  /** How many sockets on port 80 a host's servers have in a state; established when not given. */
+  async countSockets(host: HostName, state = ESTABLISHED): Promise<number> {
+    const tables = await runProcess("cat", ["/proc/net/tcp", "/proc/net/tcp6"], {
+      namespace: this.topology.appNamespace(host),
+    });
+    const rows = tables.split("\n").map((row) => row.trim().split(/\s+/));
+    return rows.filter(([, local, , its]) => its === state && local.endsWith(":0050")).length;
   }
 
   // Faults ----------------------------------------------------------------------------------------
@@ -395,16 +425,10 @@ export class Site {
   }
 
   async #waitListening(host: HostName): Promise<void> {
-    const netns = this.topology.appNamespace(host);
-    await until(async () => {
-      const tables = await runProcess("cat", ["/proc/net/tcp", "/proc/net/tcp6"], {
-        namespace: netns,
-      });
-      return tables.split("\n").some((row) => {
-        const [, local, , state] = row.trim().split(/\s+/);
-        return state === LISTENING && local.endsWith(":0050");
-      });
-    }, { what: `the server of ${host} to listen`, timeoutMs: READY_TIMEOUT_MS });
+    await until(async () => await this.countSockets(host, LISTENING) > 0, {
+      what: `the server of ${host} to listen`,
+      timeoutMs: READY_TIMEOUT_MS,
+    });
   }
 }
 

@@ -3,16 +3,16 @@
  *
  *   client (timestamps, SACK, window scaling on or off; MTU 1280, 1500, 9000) ---- switch ---- a, b
  *
- * Claim: uploads, downloads and echoes go on through the death of the primary's host whichever
+ * Claims: uploads, downloads and echoes go on through the death of the primary's host whichever
  * options the client's kernel offers and whichever MTU its link has; and what both sides agreed on
  * in the handshake is what the capture shows to the end: timestamps in every segment, none going
- * back.
+ * back. Hosts whose interfaces differ in MTU take over from each other in both directions.
  */
 
 import assert from "node:assert/strict";
-import { traceTcp } from "./capture.ts";
+import { type TcpTrace, traceTcp } from "./capture.ts";
 import { netTest, type NetTestContext, sleep } from "./conditions.ts";
-import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
+import { mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const DURATION_MS = 2500;
@@ -49,6 +49,23 @@ netTest("connections survive a crash where every link has MTU 9000", [], (contex
   return transferThroughCrash(context, setting, { mtu: 9000 });
 });
 
+for (const [a, b] of [[1280, 1500], [1500, 9000], [9000, 1280]]) {
+  netTest(`hosts of MTU ${a} and ${b} take over from each other`, [], async (context) => {
+    const options = { run: mixedServer(), mtu: 9000, hostMtu: { a, b } };
+    await withSite(context, options, async (site) => {
+      for (const host of ["a", "b"] as const) {
+        await site.waitProtected();
+        assert.equal(await site.primary(), host);
+        const { connections } = await crashAmidTransfers(context, site);
+        for (const { name, serverOptions } of connections) {
+          assert.equal(serverOptions.mss, Math.min(a, b) - 40, name);
+        }
+        if (host === "a") await site.revive(host);
+      }
+    });
+  });
+}
+
 function nameOf({ timestamps, sack, windowScaling, clientMtu }: Setting): string {
   const sign = (isOn: boolean) => isOn ? "+" : "-";
   return `${sign(timestamps)}timestamps ${sign(sack)}SACK ${sign(windowScaling)}scaling, ` +
@@ -66,24 +83,7 @@ async function transferThroughCrash(
     site.setClientSysctl("net.ipv4.tcp_sack", setting.sack ? 1 : 0);
     site.setClientSysctl("net.ipv4.tcp_window_scaling", setting.windowScaling ? 1 : 0);
     await site.waitProtected();
-    const capture = await site.startCapture();
-    const momentMs = Math.round(context.random.between(800, 1700));
-    const workload = await site.startWorkload({
-      seed: context.random.seed(),
-      connections: 9,
-      mix: ["download", "upload", "echo"],
-      durationMs: DURATION_MS,
-      momentMs,
-      rate: RATE,
-    });
-    const primary = await site.primary();
-    await workload.go();
-    await sleep(momentMs);
-    const faultMs = await site.crash(primary);
-    await workload.mustSucceed(60_000);
-    const dropped = await capture.stop();
-    const trace = traceTcp(capture.path, site.address);
-    assertUnbroken(trace, { connections: 9, faultMs, dropped });
+    const trace = await crashAmidTransfers(context, site);
     for (const { name, clientOptions, serverOptions } of trace.connections) {
       assert.equal(clientOptions.timestamps !== undefined, setting.timestamps, name);
       assert.equal(serverOptions.timestamps !== undefined, setting.timestamps, name);
@@ -91,4 +91,27 @@ async function transferThroughCrash(
       assert.equal(serverOptions.windowScale !== undefined, setting.windowScaling, name);
     }
   });
+}
+
+/** Nine transfers through a crash of the primary's host; what the client's capture shows of them. */
+async function crashAmidTransfers(context: NetTestContext, site: Site): Promise<TcpTrace> {
+  const capture = await site.startCapture();
+  const momentMs = Math.round(context.random.between(800, 1700));
+  const workload = await site.startWorkload({
+    seed: context.random.seed(),
+    connections: 9,
+    mix: ["download", "upload", "echo"],
+    durationMs: DURATION_MS,
+    momentMs,
+    rate: RATE,
+  });
+  const primary = await site.primary();
+  await workload.go();
+  await sleep(momentMs);
+  const faultMs = await site.crash(primary);
+  await workload.mustSucceed(60_000);
+  const dropped = await capture.stop();
+  const trace = traceTcp(capture.path, site.address);
+  assertUnbroken(trace, { connections: 9, faultMs, dropped });
+  return trace;
 }
