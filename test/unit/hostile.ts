@@ -12,6 +12,7 @@
  * The room before the message body, the inbox and the first KiB of memory (where null pointers would
  * point) are watched in the same way.
  */
+import { Buffer } from "node:buffer";
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { readCounters } from "../../runtime/core.ts";
 import type { Random } from "../net/random.ts";
@@ -96,7 +97,7 @@ export function packetsFor(moment: Moment): { net: Uint8Array[]; app: Uint8Array
   }
   for (const flags of [0x01, 0x04, 0x11, 0x14, 0x29, 0xff, 0]) say({ flags });
   say({ payload: new Uint8Array(0) });
-  say({ payload: new Uint8Array(300), checksum: "partial", gsoSize: 100 });
+  say({ payload: new Uint8Array(120), checksum: "partial", gsoSize: 50 });
   say({ checksum: "valid", urgent: 3, flags: 0x38 });
   const wrapped: Partial<Packet> = family === 4 ? { ipOptions: new Uint8Array(40).fill(1) } : {
     extensions: [0, 43, 60, 44].map((protocol) => ({ protocol, octets: new Uint8Array(8) })),
@@ -197,7 +198,7 @@ export class Pair {
       bytes.fill(this.#fillings[which], wasm.inbox(), wasm.inbox() + INBOX_FILLED);
       return passed;
     });
-    deepStrictEqual(others, outputs);
+    checkSame(outputs, others);
     this.takeBody();
     return outputs;
   }
@@ -220,7 +221,7 @@ export class Pair {
       }
       return outputs;
     });
-    deepStrictEqual(runs[1], runs[0]);
+    checkSame(runs[0], runs[1]);
     deepStrictEqual(readCounters(this.drivers[1].core), readCounters(this.first.core));
     this.takeBody();
     return runs[0];
@@ -304,6 +305,17 @@ export class Pair {
       }
     }
   }
+}
+
+/** As `deepStrictEqual()`, but quick where they are the same. */
+function checkSame(outputs: readonly Output[], others: readonly Output[]): void {
+  const isSame = outputs.length === others.length &&
+    outputs.every(({ address, packet, side }, index) => {
+      const other = others[index];
+      return address === other.address && side === other.side &&
+        Buffer.compare(packet, other.packet) === 0;
+    });
+  if (!isSame) deepStrictEqual(others, outputs);
 }
 
 /** A packet in its slot. */
