@@ -12,15 +12,16 @@
  * and the exit status is 1 when anything failed or when no test ran.
  *
  *   unit   pure functions and small programs, no privileges, seconds
+ *   model  the protocol as a model that spin explores; skipped where spin or gcc is missing
  *   sim    simulated clock, network and hosts
  *   net    real kernels in network namespaces, root only, serial because two cores are shared
  *
- * Usage: deno run -A test/run.ts [unit|sim|net|all] [--full]
+ * Usage: deno run -A test/run.ts [unit|model|sim|net|all] [--full]
  * `--full` repeats random tests as often as the project promises; without it, a tenth of that
  * (HOLDFAST_REPEAT, see net/harness.ts). HOLDFAST_SEED repeats the random choices of an earlier run.
  */
 
-const SUITES = ["unit", "sim", "net"] as const;
+const SUITES = ["unit", "model", "sim", "net"] as const;
 /** Longest run of one suite; the full repetitions take hours. */
 const SUITE_TIMEOUT_MS = 6 * 3600_000;
 
