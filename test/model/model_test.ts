@@ -8,7 +8,7 @@
  * what was visited). Each check prints which it was and how many states that were. A mutant must end
  * at an assertion of its own rule, not merely fail.
  *
- * Where spin or gcc is missing, all of this is one skipped test.
+ * Where spin, gcc or timeout is missing, each of these tests is skipped, and counted as such.
  *
  * Limits: SAMPLE_S for a sampled check; mutants have MUTANT_S to be found.
  * Sources: spin(1); Holzmann 2003, "The SPIN Model Checker", chapters 9 (bitstate) and 19 (pan).
