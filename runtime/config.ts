@@ -17,6 +17,7 @@
  *     links = [ { local = "10.0.0.1:7946", remote = "10.0.0.2:7946" } ]
  *
  *     [cluster]
+ *     name = "a+b"                          at the arbiter; default all nodes' names, sorted
  *     insecure = true                       replicate in plain text; or:
  *     tls = { ca = "ca.pem", cert = "a.pem", key = "a.key" }
  *     heartbeat = "10ms"                    1ms to 10s
@@ -119,6 +120,8 @@ export interface LinkConfig {
 
 /** Table `cluster`. */
 export interface ClusterConfig {
+  /** Its name at the arbiter. */
+  name: string;
   /** Certificates; absolute file names. */
   tls: { ca: string; cert: string; key: string } | null;
   /** Whether plain text between replicas is accepted. */
@@ -385,6 +388,8 @@ function isTable(value: unknown): boolean {
 const NAME_ALLOWED =
   'a name of 1 to 32 letters, digits, "-", "_" and "." that begins with a letter or digit';
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/;
+const CLUSTER_NAME_ALLOWED =
+  'a name of 1 to 80 letters, digits, "-", "_", "+" and "." that begins with a letter or digit';
 const FILE_ALLOWED = "a file name";
 const ADDRESS_ALLOWED = 'an IPv4 or IPv6 address of a host, "10.0.0.100" or "fd00::100"';
 const ENDPOINT_ALLOWED = 'an address and port, "10.0.0.1:7946" or "[fd00::1]:7946"';
@@ -459,6 +464,7 @@ const SCHEMA = table("the top level", {
       tls: v.optional(
         table("tls", { ca: fileName(), cert: fileName(), key: fileName() }),
       ),
+      name: v.optional(matching(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$/, CLUSTER_NAME_ALLOWED)),
       insecure: v.optional(flag(), false),
       heartbeat: v.optional(duration("1ms", "10s"), "10ms"),
       detect: v.optional(wholeNumber(2, 100), 3),
@@ -771,6 +777,8 @@ function toConfig(document: Document, file: string): Config {
       links: links.map(({ local, remote }) => ({ local, remote })),
     })),
     cluster: {
+      name: cluster.name ??
+        [node.name, ...peer.map(({ name }) => name)].sort().join("+").slice(0, 80),
       tls: tls === undefined ? null : {
         ca: resolve(directory, tls.ca),
         cert: resolve(directory, tls.cert),
@@ -817,8 +825,8 @@ export function unsupported(config: Config): string[] {
   if (cluster.tls !== null) {
     found.push("cluster.tls: replication is not encrypted yet; remove it and set insecure = true");
   }
-  if (cluster.arbiter !== null) {
-    found.push(`cluster.arbiter: kind "${cluster.arbiter.kind}" is not there yet; remove it`);
+  if (cluster.arbiter !== null && cluster.arbiter.kind !== "witness") {
+    found.push(`cluster.arbiter: kind "${cluster.arbiter.kind}" is not there yet; use "witness"`);
   }
   if (peers.length > 1) {
     found.push(`peer: ${peers.length} peers, this version replicates to one`);

@@ -14,6 +14,7 @@
  */
 import v8 from "node:v8";
 import { AppRunner } from "./app.ts";
+import { type Arbiter, openArbiter } from "./arbiter/arbiter.ts";
 import type { Config } from "./config.ts";
 import { parseAddress } from "./io/address.ts";
 import { closeAll } from "./io/libc.ts";
@@ -29,6 +30,7 @@ import type {
   LoopStatus,
   LoopSwitch,
 } from "./loop.ts";
+import type { Verdict } from "./protocol/replica.ts";
 import type { ConnectionInfo, DaemonApi, NodeStatus, SwitchResult } from "./status.ts";
 import { VERSION } from "./version.ts";
 
@@ -79,6 +81,7 @@ class Daemon implements DaemonApi {
   readonly #running = new Map<string, Running>();
   readonly #questions = new Map<number, Question>();
   #mailbox: { near: number; far: number } | null = null;
+  #arbiter: Arbiter | null = null;
   #worker: Worker | null = null;
   #nextId = 1;
   #dead: string | null = null;
@@ -126,6 +129,7 @@ class Daemon implements DaemonApi {
       });
     }
     this.#mailbox = mailbox();
+    this.#arbiter = await openArbiter(config);
     const [peer] = config.peers;
     await this.#startLoop({
       node: config.node.name,
@@ -133,6 +137,7 @@ class Daemon implements DaemonApi {
       heartbeatMs: config.cluster.heartbeatMs,
       detect: config.cluster.detect,
       spinUs: config.cluster.spinUs,
+      arbiter: this.#arbiter?.times ?? null,
       mailboxFd: this.#mailbox.far,
       services,
     });
@@ -183,6 +188,9 @@ class Daemon implements DaemonApi {
         case "error":
           this.#settle(message.id)?.reject(new Error(message.message));
           break;
+        case "ask":
+          this.#askArbiter(message);
+          break;
         case "stopped":
           break;
       }
@@ -195,6 +203,32 @@ class Daemon implements DaemonApi {
     };
     worker.postMessage(options);
     return promise;
+  }
+
+  /** Brings a question of the loop to the arbiter, and the answer back. */
+  async #askArbiter({ service, ticket, claim }: LoopMessage & { kind: "ask" }): Promise<void> {
+    const arbiter = this.#arbiter!;
+    if (claim === null) {
+      const value = await arbiter.read(service).catch(() => undefined);
+      this.#tell({ kind: "register", service, ticket, value });
+      return;
+    }
+    let verdict: Verdict;
+    try {
+      const { granted, value } = await arbiter.claim(service, claim);
+      verdict = granted ? { ticket, kind: "granted" } : { ticket, kind: "lost", value };
+    } catch (error) {
+      verdict = { ticket, kind: "unreachable", why: (error as Error).message.slice(0, 200) };
+    }
+    this.#tell({ kind: "verdict", service, verdict });
+  }
+
+  /** Tells the loop something that it gives no answer to; it waits no longer than it must. */
+  #tell(command: WithoutId<LoopCommand>): void {
+    if (this.#mailbox === null) return;
+    if (!post(this.#mailbox.near, JSON.stringify({ id: 0, ...command }))) {
+      this.#log.warn("data plane too busy", { for: command.kind });
+    }
   }
 
   /** The loop is gone: close the devices, so that nobody is answered from here. */
@@ -261,6 +295,9 @@ class Daemon implements DaemonApi {
           connections: service.connections,
           lastTakeover: service.lastTakeover,
           counters: service.counters,
+          arbitration: service.arbitration,
+          speaks: service.speaks,
+          judgements: service.judgements,
           warnings: [],
         };
       }),
@@ -303,6 +340,7 @@ class Daemon implements DaemonApi {
       }
     }
     this.#worker?.terminate();
+    this.#arbiter?.close();
     this.#dead ??= "stopped";
     await Promise.all([...this.#running.values()].map(({ app }) => app?.stop()));
     for (const { network } of this.#running.values()) await network.close();

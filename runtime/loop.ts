@@ -58,7 +58,16 @@ import {
   MessageError,
   type Role,
 } from "./protocol/message.ts";
-import { type Effect, Replica, type TakeoverReason } from "./protocol/replica.ts";
+import type { Claim, RegisterValue } from "./protocol/register.ts";
+import {
+  type ArbiterTimes,
+  type Arbitration,
+  type Effect,
+  type Evidence,
+  Replica,
+  type TakeoverReason,
+  type Verdict,
+} from "./protocol/replica.ts";
 import { Spin } from "./spin.ts";
 import type { TakeoverStatus } from "./status.ts";
 
@@ -74,6 +83,8 @@ export interface LoopOptions {
   detect: number;
   /** How long to poll without waiting after the last packet, microseconds; 0 for never. */
   spinUs: number;
+  /** Who decides when the replicas lose sight of each other; null for nobody. */
+  arbiter: ArbiterTimes | null;
   /** Where commands arrive. */
   mailboxFd: number;
   /** The services of this node. */
@@ -140,6 +151,22 @@ export interface LoopServiceStatus {
   lastTakeover: Takeover | null;
   /** The core's counters, since the start. */
   counters: Record<string, number>;
+  /** Questions to the arbiter; times are wall clock, milliseconds since 1970. */
+  arbitration: Arbitration;
+  /** A primary that may send now; it may not while it cannot tell whether another one speaks. */
+  speaks: boolean;
+  /** What was judged lately and on what evidence, oldest first. */
+  judgements: LoopJudgement[];
+}
+
+/** One judgement. */
+export interface LoopJudgement {
+  /** When; ISO 8601. */
+  at: string;
+  /** What. */
+  judgement: string;
+  /** What it rests on. */
+  evidence: Evidence;
 }
 
 /** What the loop knows about a link. */
@@ -234,6 +261,9 @@ export type LoopCommand =
     | { kind: "connections" }
     | { kind: "switch"; service: string }
     | { kind: "stop" }
+    | { kind: "verdict"; service: string; verdict: Verdict }
+    /** What a register holds; without a value it could not be read. */
+    | { kind: "register"; service: string; ticket: number; value?: RegisterValue | null }
   );
 
 /** What the worker posts. */
@@ -242,6 +272,8 @@ export type LoopMessage =
   | { kind: "failed"; message: string }
   | { kind: "reply"; id: number; value: unknown }
   | { kind: "error"; id: number; message: string }
+  /** Asks the arbiter: to decide a claim, or, without one, for what the register holds. */
+  | { kind: "ask"; service: string; ticket: number; claim: Claim | null }
   | {
     kind: "log";
     level: "debug" | "info" | "warn" | "error";
@@ -271,6 +303,8 @@ const DATAGRAM_MAX = BEAT_MAX;
 const POLL_EVERY_MS = 0.5;
 /** Sent beats whose time is remembered for the round trip. */
 const BEATS_KEPT = 64;
+/** Judgements that are shown. */
+const JUDGEMENTS_MAX = 32;
 
 const PRIO_PROCESS = 0;
 /** Nice value of this thread: the data plane goes before servers that share its cores. */
@@ -306,15 +340,18 @@ class Link {
     this.#sentMs[seq % BEATS_KEPT] = nowMs;
   }
 
-  noteHeard(beat: Beat, nowMs: number): void {
+  /** Returns when the beat was sent that this one echoes; null when that is not known. */
+  noteHeard(beat: Beat, nowMs: number, lastSeq: number): number | null {
     this.heardMs = nowMs;
     this.heardSeq = beat.seq;
     this.heardAtMs = nowMs;
     const sentMs = this.#sentMs[beat.echoSeq % BEATS_KEPT];
-    if (beat.echoSeq === 0 || sentMs === 0) return;
+    if (((lastSeq - beat.echoSeq) >>> 0) >= BEATS_KEPT || sentMs === 0) return null;
     const rttUs = (nowMs - sentMs) * 1000 - beat.echoDelayUs;
-    if (rttUs < 0 || rttUs > 10_000_000) return;
-    this.rttUs = this.rttUs === null ? rttUs : this.rttUs + (rttUs - this.rttUs) / 8;
+    if (rttUs >= 0 && rttUs <= 10_000_000) {
+      this.rttUs = this.rttUs === null ? rttUs : this.rttUs + (rttUs - this.rttUs) / 8;
+    }
+    return sentMs;
   }
 
   close(): void {
@@ -326,9 +363,12 @@ class Link {
 /** A planned switch on its way. */
 interface Switch {
   id: number;
-  phase: "drain" | "handed";
+  phase: "asking" | "drain" | "handed";
+  /** When the phase began in which nobody speaks. */
   sinceMs: number;
   deadlineMs: number;
+  /** Of the new primary, once the arbiter has agreed. */
+  epoch: number;
 }
 
 /** One service in the loop. */
@@ -346,6 +386,9 @@ class Service {
   attempt = 0;
   announceAtMs: number[] = [];
   relayUntilMs: number | null = null;
+  /** Primary, but not sure to be the only one: nothing is read from the devices. */
+  isMute = false;
+  readonly judgements: LoopJudgement[] = [];
   netReady = false;
   appReady = false;
   readonly netSlots: bigint[];
@@ -357,7 +400,10 @@ class Service {
   readonly outEntry: number;
   readonly slotSize: number;
 
-  constructor(options: LoopServiceOptions, loop: LoopOptions, nowMs: number) {
+  constructor(
+    options: LoopServiceOptions,
+    { loop, token, nowMs }: { loop: LoopOptions; token: string; nowMs: number },
+  ) {
     this.options = options;
     this.core = loadCore({
       memoryMiB: options.memoryMiB,
@@ -397,6 +443,8 @@ class Service {
       heartbeatMs: loop.heartbeatMs,
       detect: loop.detect,
       epoch: readEpoch(options.epochFile),
+      token,
+      arbiter: loop.arbiter,
     }, nowMs);
     wasm.setMssMax(this.mssFor(options.mtu));
     this.claim = new AddressClaim({
@@ -463,8 +511,12 @@ class DataLoop {
   readonly #polls = new Memory(8 * 256);
   #pollCount = 0;
   readonly #incarnation: number;
-  #beatSeq = 0;
+  /** Starts anywhere, so that echoes of a former life are not taken for ours. */
+  #beatSeq: number;
   #nextBeatMs = 0;
+  #lastBeatMs = 0;
+  /** The newest beat of the peer, and its life before this one. */
+  #peerLife = { incarnation: -1, seq: 0, former: -1 };
   #stopping = false;
   #longestPassMs = 0;
   /** When the last pass ended. */
@@ -476,12 +528,13 @@ class DataLoop {
   constructor(options: LoopOptions) {
     this.#options = options;
     this.#spin = new Spin(options.spinUs);
-    this.#incarnation = crypto.getRandomValues(new Uint32Array(1))[0];
+    [this.#incarnation, this.#beatSeq] = crypto.getRandomValues(new Uint32Array(2));
+    const token = this.#incarnation.toString(16);
     const nowMs = performance.now();
     try {
       for (const link of options.peer?.links ?? []) this.#links.push(new Link(link));
       for (const service of options.services) {
-        this.#services.push(new Service(service, options, nowMs));
+        this.#services.push(new Service(service, { loop: options, token, nowMs }));
       }
     } catch (error) {
       this.#close();
@@ -548,7 +601,8 @@ class DataLoop {
     let waitMs = Math.min(WAIT_MAX_MS, this.#nextBeatMs - nowMs);
     for (const service of this.#services) {
       const { wasm } = service.core;
-      if (wasm.more() !== 0 || wasm.bodyLength() > 0) waitMs = 0;
+      if (service.isMute) waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
+      else if (wasm.more() !== 0 || wasm.bodyLength() > 0) waitMs = 0;
       else if (wasm.hasTimers() !== 0 || service.switching !== null) {
         waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
       }
@@ -570,7 +624,7 @@ class DataLoop {
     for (const { fd } of this.#greeting.values()) this.#add(fd, POLLIN);
     for (const service of this.#services) {
       const { channel, options } = service;
-      const frozen = service.switching?.phase === "drain";
+      const frozen = service.isMute || service.switching?.phase === "drain";
       this.#add(frozen || channel?.isCongested ? -1 : options.netFd, POLLIN);
       this.#add(frozen || service.core.wasm.appBudget() === 0 ? -1 : options.appFd, POLLIN);
       let events = POLLIN;
@@ -600,7 +654,7 @@ class DataLoop {
     let index = 0;
     if (this.#events(index++) !== 0) this.#takeCommands(nowMs);
     for (const link of this.#links) {
-      if (this.#events(index++) !== 0) this.#receiveBeats(link, nowMs);
+      if (this.#events(index++) !== 0) this.#receiveBeats(link);
       if (this.#events(index++) !== 0) this.#accept(link, nowMs);
     }
     for (const greeting of [...this.#greeting.values()]) {
@@ -615,7 +669,9 @@ class DataLoop {
         if (!channel.connected) this.#finishConnect(service, channel, nowMs);
         else channel.flush(nowMs);
       }
-      if (this.#events(index++) !== 0) service.claim.answerNeighbours();
+      if (this.#events(index++) !== 0) {
+        service.claim.answerNeighbours(service.replica.maySpeak(performance.now()));
+      }
     }
   }
 
@@ -632,11 +688,14 @@ class DataLoop {
   #sendBeats(nowMs: number): void {
     if (this.#links.length === 0) return;
     this.#beatSeq = (this.#beatSeq + 1) >>> 0;
+    this.#lastBeatMs = nowMs;
     const services = this.#services.map((s) => ({
       name: s.options.name,
       role: s.replica.role,
       epoch: s.replica.epoch,
       ready: s.replica.ready,
+      asking: s.replica.asking,
+      voided: s.replica.voided,
     }));
     for (const link of this.#links) {
       const bytes = encodeBeat({
@@ -655,10 +714,11 @@ class DataLoop {
     }
   }
 
-  #receiveBeats(link: Link, nowMs: number): void {
+  #receiveBeats(link: Link): void {
+    let heard = false;
     for (let i = 0; i < 256; i++) {
       const length = libc.recv(link.udp, this.#datagram.address, DATAGRAM_MAX, 0);
-      if (length < 0) return;
+      if (length < 0) break;
       let beat: Beat;
       try {
         beat = decodeBeat(this.#datagram.bytes.slice(0, length));
@@ -674,14 +734,42 @@ class DataLoop {
         });
         continue;
       }
-      link.noteHeard(beat, nowMs);
+      // Not the time this pass began: the peer's lease rests on when we have heard it.
+      const nowMs = performance.now();
+      const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
+      heard = true;
+      if (!this.#isNews(beat)) continue;
+      const token = beat.incarnation.toString(16);
       for (const said of beat.services) {
         const service = this.#services.find((s) => s.options.name === said.name);
         if (service !== undefined) {
-          this.#perform(service, service.replica.handleBeat(said, nowMs), nowMs);
+          this.#perform(
+            service,
+            service.replica.handleBeat(said, { nowMs, echoedMs, token }),
+            nowMs,
+          );
         }
       }
     }
+    // An echo at once: the peer's lease is then as long as it can be.
+    if (heard && performance.now() - this.#lastBeatMs > this.#options.heartbeatMs / 2) {
+      this.#nextBeatMs = 0;
+      this.#beatIfDue();
+    }
+  }
+
+  /** Whether a beat is newer than all before it: links may deliver in any order, and twice. */
+  #isNews({ incarnation, seq }: Beat): boolean {
+    const life = this.#peerLife;
+    if (life.incarnation === incarnation) {
+      if (((seq - life.seq) | 0) <= 0) return false;
+    } else if (life.former === incarnation) return false;
+    this.#peerLife = {
+      incarnation,
+      seq,
+      former: life.incarnation === incarnation ? life.former : life.incarnation,
+    };
+    return true;
   }
 
   // Channels ------------------------------------------------------------------------------------
@@ -773,7 +861,7 @@ class DataLoop {
       logLimit: options.logLimit,
       capacity: options.capacity,
     }, nowMs);
-    replica.handleChannelUp();
+    replica.handleChannelUp(replica.epoch);
     this.#log("info", "standby joined", {
       service: options.name,
       node: hello.node,
@@ -808,6 +896,7 @@ class DataLoop {
     }
     channel.connected = true;
     const { options } = service;
+    service.replica.handleGreeting();
     channel.send({
       kind: "hello",
       node: this.#options.node,
@@ -840,6 +929,7 @@ class DataLoop {
         if (frame.epoch < channel.epoch) {
           throw new MessageError(`data of epoch ${frame.epoch}, known is ${channel.epoch}`);
         }
+        channel.epoch = frame.epoch;
         wasm.committed(frame.committed);
         if (frame.bodyLength === 0) return;
         const trouble = wasm.apply(body, frame.bodyLength);
@@ -862,7 +952,7 @@ class DataLoop {
         wasm.setPeerLogLimit(frame.logLimit);
         this.#forget(service, nowMs);
         wasm.setRole(CoreRole.standby);
-        replica.handleChannelUp();
+        replica.handleChannelUp(frame.epoch);
         this.#log("info", "following", {
           service: options.name,
           primary: frame.node,
@@ -870,7 +960,7 @@ class DataLoop {
         });
         return;
       case "handover":
-        this.#perform(service, replica.handleHandover(frame.epoch), nowMs);
+        this.#perform(service, replica.handleHandover(frame.epoch, nowMs), nowMs);
         if (replica.role === "primary") {
           channel.send({ kind: "took", epoch: replica.epoch }, nowMs);
         }
@@ -887,7 +977,7 @@ class DataLoop {
 
   /** One pass for one service; true when packets or messages moved. */
   #serve(service: Service, nowMs: number): boolean {
-    const { core, options } = service;
+    const { core, options, replica } = service;
     const { wasm, view } = core;
     let { channel } = service;
     wasm.begin(nowMs >>> 0);
@@ -901,6 +991,8 @@ class DataLoop {
       channel = service.channel;
       this.#beatIfDue();
     }
+    service.isMute = replica.role === "primary" && !replica.maySpeak(performance.now());
+    if (service.isMute) return busy;
     let net = 0;
     let app = 0;
     const frozen = service.switching?.phase === "drain";
@@ -948,11 +1040,19 @@ class DataLoop {
 
   /** Writes the output list; an entry starts as the iovec that writev(2) wants. */
   #write(service: Service, count: number): void {
-    const { core, options, vectors, outListAt, outEntry } = service;
+    const { core, options, replica, vectors, outListAt, outEntry } = service;
     const { view, wasm } = core;
+    let speaks = count > 0 && replica.maySpeak(performance.now());
     for (let i = 0; i < count; i++) {
-      if ((i & 7) === 7) this.#beatIfDue();
+      if ((i & 7) === 7) {
+        this.#beatIfDue();
+        speaks = replica.maySpeak(performance.now());
+      }
       const toServer = view.getUint32(outListAt + i * outEntry + 16, true) === 1;
+      if (!toServer && !speaks) {
+        wasm.noteSwallowed();
+        continue;
+      }
       const fd = toServer ? options.appFd : options.netFd;
       // A full device queue drops; TCP repeats it.
       if (libc.writev(fd, vectors[i], 1) < 0) wasm.noteSwallowed();
@@ -977,7 +1077,7 @@ class DataLoop {
     this.#perform(service, replica.handleTime(nowMs), nowMs);
     while (service.announceAtMs.length > 0 && service.announceAtMs[0] <= nowMs) {
       service.announceAtMs.shift();
-      if (replica.role === "primary") service.claim.announce();
+      if (replica.maySpeak(performance.now())) service.claim.announce();
     }
     if (service.relayUntilMs !== null && nowMs >= service.relayUntilMs) {
       service.relayUntilMs = null;
@@ -991,7 +1091,9 @@ class DataLoop {
       post({
         kind: "error",
         id: switching.id,
-        message: switching.phase === "drain"
+        message: switching.phase === "asking"
+          ? `Cannot switch ${service.options.name}: no answer from the arbiter within ${SWITCH_MS} ms`
+          : switching.phase === "drain"
           ? `Cannot switch ${service.options.name}: the standby did not confirm all input within ${SWITCH_MS} ms`
           : `Cannot tell whether ${service.options.name} was switched: the peer did not answer within ${SWITCH_MS} ms`,
       });
@@ -999,6 +1101,7 @@ class DataLoop {
   }
 
   #perform(service: Service, effects: Effect[], nowMs: number): void {
+    const { replica } = service;
     for (const effect of effects) {
       switch (effect.kind) {
         case "storeEpoch":
@@ -1016,6 +1119,37 @@ class DataLoop {
         case "silence":
           this.#silence(service, effect.reason, nowMs);
           break;
+        case "handOver":
+          if (service.switching?.phase !== "asking") break;
+          service.switching.phase = "drain";
+          service.switching.epoch = effect.epoch;
+          service.switching.sinceMs = performance.now();
+          break;
+        case "keep":
+          this.#endSwitch(service, effect.why);
+          break;
+        case "arbitrate":
+          post({
+            kind: "ask",
+            service: service.options.name,
+            ticket: effect.ticket,
+            claim: effect.claim,
+          });
+          break;
+        case "consult":
+          post({
+            kind: "ask",
+            service: service.options.name,
+            ticket: effect.ticket,
+            claim: null,
+          });
+          break;
+        case "probe":
+          this.#perform(service, replica.handleProbe(effect.ticket, null, nowMs), nowMs);
+          break;
+        case "judgement":
+          this.#noteJudgement(service, effect);
+          break;
       }
     }
   }
@@ -1026,14 +1160,24 @@ class DataLoop {
     service.channel?.close();
     service.channel = null;
     this.#log("warn", "standby lost", { service: options.name, why: reason });
-    if (service.switching?.phase === "drain") {
-      post({
-        kind: "error",
-        id: service.switching.id,
-        message: `Cannot switch ${options.name}: the standby was lost (${reason})`,
-      });
-      service.switching = null;
-    }
+    this.#endSwitch(service, `the standby was lost (${reason})`);
+  }
+
+  /** A switch that has not handed over yet does not come about. */
+  #endSwitch(service: Service, why: string): void {
+    const { switching, options } = service;
+    if (switching === null || switching.phase === "handed") return;
+    service.switching = null;
+    const message = `Cannot switch ${options.name}: ${why}`;
+    post({ kind: "error", id: switching.id, message });
+  }
+
+  #noteJudgement(service: Service, effect: Effect & { kind: "judgement" }): void {
+    const { judgement, evidence } = effect;
+    const { judgements, options } = service;
+    judgements.push({ at: new Date().toISOString(), judgement, evidence });
+    if (judgements.length > JUDGEMENTS_MAX) judgements.shift();
+    this.#log("info", judgement, { service: options.name, ...evidence });
   }
 
   #silence(service: Service, reason: string, nowMs: number): void {
@@ -1041,9 +1185,16 @@ class DataLoop {
     service.claim.release();
     service.announceAtMs = [];
     core.wasm.setRole(CoreRole.silent);
-    this.#forget(service, nowMs);
+    // What waits for a standby must never leave; without voice it is written nowhere.
+    core.wasm.standbyLost();
+    do {
+      core.wasm.begin(nowMs >>> 0);
+      this.#write(service, core.wasm.settle());
+    } while (core.wasm.heldCount() > 0);
+    core.wasm.begin(nowMs >>> 0);
     service.channel?.close();
     service.channel = null;
+    this.#endSwitch(service, reason);
     this.#log("error", "retired", { service: options.name, why: reason });
   }
 
@@ -1066,6 +1217,7 @@ class DataLoop {
     const suspectMs = performance.now();
     const peerStays = effect.reason === "switch";
     if (!peerStays && service.channel !== null) this.#drainChannel(service);
+    if (effect.afresh) this.#forget(service, nowMs);
     wasm.begin(performance.now() >>> 0);
     const connections = wasm.promote(peerStays ? 1 : 0);
     const adoptedMs = performance.now();
@@ -1144,7 +1296,18 @@ class DataLoop {
     }
     if (!replica.ready) return refuse(`Cannot switch ${name}: no standby is ready`);
     if (service.switching !== null) return refuse(`Cannot switch ${name}: a switch is under way`);
-    service.switching = { id, phase: "drain", sinceMs: nowMs, deadlineMs: nowMs + SWITCH_MS };
+    const effects = replica.requestSwitch(nowMs);
+    if (effects.length === 0) {
+      return refuse(`Cannot switch ${name}: the arbiter is being asked something else, try again`);
+    }
+    service.switching = {
+      id,
+      phase: "asking",
+      sinceMs: nowMs,
+      deadlineMs: nowMs + SWITCH_MS,
+      epoch: 0,
+    };
+    this.#perform(service, effects, nowMs);
   }
 
   /** While nothing is read: as soon as all input is committed and all output out, hand over. */
@@ -1162,7 +1325,7 @@ class DataLoop {
     }
     wasm.demote();
     wasm.relay(1);
-    const epoch = replica.epoch + 1;
+    const { epoch } = switching;
     this.#perform(service, replica.handleHandedOver(epoch), nowMs);
     channel.send({ kind: "handover", epoch }, nowMs);
     service.announceAtMs = [];
@@ -1207,6 +1370,17 @@ class DataLoop {
           this.#stopping = true;
           post({ kind: "reply", id: command.id, value: null });
           break;
+        case "verdict":
+        case "register": {
+          const service = this.#services.find((s) => s.options.name === command.service);
+          if (service === undefined) break;
+          const { replica } = service;
+          const effects = command.kind === "verdict"
+            ? replica.handleVerdict(command.verdict, nowMs)
+            : replica.handleRegister(command.ticket, command.value, nowMs);
+          this.#perform(service, effects, nowMs);
+          break;
+        }
       }
     }
   }
@@ -1236,6 +1410,9 @@ class DataLoop {
           connections: { total, hot, log: 0, unprotected: total - hot },
           lastTakeover: service.lastTakeover,
           counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
+          arbitration: inWallTime(replica.arbitration),
+          speaks: replica.maySpeak(nowMs),
+          judgements: service.judgements,
         };
       }),
       links: this.#links.map((link) => ({
@@ -1301,6 +1478,13 @@ function endpointText(bytes: Uint8Array, at: number, length: number, port: numbe
     groups.push(((bytes[at + i] << 8) | bytes[at + i + 1]).toString(16));
   }
   return `[${groups.join(":").replace(/(^|:)0(:0)+(:|$)/, "::")}]:${port}`;
+}
+
+function inWallTime(arbitration: Arbitration): Arbitration {
+  const { last } = arbitration;
+  return last === null
+    ? arbitration
+    : { ...arbitration, last: { ...last, atMs: wallMs(last.atMs) } };
 }
 
 function round(ms: number): number {

@@ -10,6 +10,10 @@
  * nothing a peer says can move a terminal's cursor.
  */
 
+import type { Arbitration } from "./protocol/replica.ts";
+
+export type { Arbitration } from "./protocol/replica.ts";
+
 /** What a replica does for one service. */
 export type ServiceRole = "joining" | "standby" | "primary" | "retired";
 
@@ -92,8 +96,24 @@ export interface ServiceStatus {
   lastTakeover: TakeoverStatus | null;
   /** What has been counted since the start, by name. */
   counters: Record<string, number>;
+  /** What the arbiter was asked, and what it said last. */
+  arbitration: Arbitration;
+  /** Whether this node may send for the service now. */
+  speaks: boolean;
+  /** What was judged lately and on what evidence, oldest first. */
+  judgements: Judgement[];
   /** What an operator should know. */
   warnings: string[];
+}
+
+/** Something that was judged. */
+export interface Judgement {
+  /** When; ISO 8601. */
+  at: string;
+  /** What. */
+  judgement: string;
+  /** What it rests on. */
+  evidence: Record<string, string | number | boolean | null>;
 }
 
 /** State of a server. */

@@ -79,14 +79,8 @@ Examples:
       "run this host's node until SIGTERM or SIGINT, which hand over to the standby first",
     )
     .addOption(configOption().makeOptionMandatory())
-    .addOption(
-      new Option("--log-format <format>", "form of log lines on standard error")
-        .choices(["text", "json"]).default("text"),
-    )
-    .addOption(
-      new Option("--log-level <level>", "least grave level that is logged")
-        .choices(["debug", "info", "warn", "error"]).default("info"),
-    )
+    .addOption(logFormatOption())
+    .addOption(logLevelOption())
     .addHelpText(
       "after",
       examples(
@@ -132,6 +126,21 @@ Examples:
     .action(async (service, options) =>
       done(await (await import("./ask.ts")).switchService(service, options))
     );
+
+  program.command("witness")
+    .description("decide, on a third host, which node may speak when the nodes lose each other")
+    .requiredOption("--listen <HOST:PORT>", "address and port to answer on")
+    .requiredOption("--state <FILE>", "file that keeps the decisions; must survive a reboot")
+    .addOption(logFormatOption())
+    .addOption(logLevelOption())
+    .addHelpText(
+      "after",
+      examples([
+        "holdfast witness --listen 10.0.0.9:7950 --state /var/lib/holdfast/witness",
+        "for any number of clusters",
+      ]),
+    )
+    .action(async (options) => done(await (await import("./witness.ts")).witness(options)));
 
   program.command("check")
     .description("check a configuration and whether this host is ready for it")
@@ -197,6 +206,16 @@ Examples:
 
 function configOption(): Option {
   return new Option("-c, --config <FILE>", "configuration file");
+}
+
+function logFormatOption(): Option {
+  return new Option("--log-format <format>", "form of log lines on standard error")
+    .choices(["text", "json"]).default("text");
+}
+
+function logLevelOption(): Option {
+  return new Option("--log-level <level>", "least grave level that is logged")
+    .choices(["debug", "info", "warn", "error"]).default("info");
 }
 
 function jsonOption(): Option {

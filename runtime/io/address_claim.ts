@@ -187,10 +187,11 @@ export class AddressClaim {
    * Answers the neighbours that have asked where V is, or drops their questions while V is not claimed.
    * To be called when {@linkcode fd} polls POLLIN.
    *
+   * @param mayAnswer False to drop them in any case.
    * @throws {SystemError} When the interface is gone.
    */
-  answerNeighbours(): void {
-    this.#prepared?.responder?.answer(this.#isClaimed);
+  answerNeighbours(mayAnswer = true): void {
+    this.#prepared?.responder?.answer(this.#isClaimed && mayAnswer);
   }
 
   /** Lets V go; the host then swallows V's traffic. Does nothing when V is not claimed. */

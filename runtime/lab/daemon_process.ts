@@ -190,3 +190,41 @@ export async function startDaemonProcess(
     throw error;
   }
 }
+
+/**
+ * Starts a witness on a machine and resolves when it says that it is up.
+ *
+ * @throws {Error} When it ends or does not within 15 s; the message holds its log.
+ */
+export async function startWitnessProcess(
+  machine: Node,
+  places: { listen: string; statePath: string; logPath: string },
+): Promise<Deno.ChildProcess> {
+  const { listen, statePath, logPath } = places;
+  const before = readLog(logPath).length;
+  const process = machine.spawn(
+    [
+      ...["sh", "-c", 'log=$1; shift; exec "$@" 2>>"$log"', "sh", logPath],
+      ...holdfastCommand(["witness", "--listen", listen, "--state", statePath]),
+    ],
+    { stdout: "null", stderr: "inherit" },
+  );
+  let hasEnded = false;
+  process.status.then(() => hasEnded = true);
+  const deadlineMs = performance.now() + START_TIMEOUT_MS;
+  while (!hasEnded && performance.now() < deadlineMs) {
+    if (/ up /.test(readLog(logPath).slice(before))) return process;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+  if (!hasEnded) process.kill("SIGKILL");
+  throw new Error(`Cannot start the witness; its log: ${readLog(logPath).slice(-2000)}`);
+}
+
+function readLog(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return "";
+    throw error;
+  }
+}

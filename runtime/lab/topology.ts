@@ -7,6 +7,7 @@
  *   client1 eth0 ──┤ p-c1            p-a ┌── eth0  host a  repl0 ══ repl0  host b
  *                  └── switch (br0) ─────┤         app namespace   (repl1 ══ repl1)
  *                                    p-b └── eth0  host b
+ *                    wit0 of each host ══ witness (only where asked for)
  *
  *               IPv4               IPv6
  *   hosts       10.77.0.1, .2      fd77::1, ::2
@@ -14,6 +15,7 @@
  *   service     10.77.0.100        fd77::100         belongs to no interface until a daemon claims it
  *   repl0       10.78.0.1, .2      fd78::1, ::2      a direct cable between the hosts
  *   repl1       10.78.1.1, .2      fd78:0:0:1::1, ::2
+ *   wit0        10.79.N.N, .9      fd79:0:0:N::N, ::9     a direct cable from host N to the witness
  *
  * Interfaces are made inside their namespaces, so their names need not be unique. IPv6 addresses are
  * usable at once (nodad) and stay when their interface goes down, as IPv4 addresses do (see upCommands). The namespace of the
@@ -25,8 +27,8 @@
  *
  *   crashHost()   links of the host down (a prepared ip process, about 1 ms), then SIGKILL for all on it: a
  *                 dying kernel says nothing, so the links must go before sockets are closed
- *   setLink()     "client": the switch's end goes down, as when a cable is pulled; "repl0", "repl1": the
- *                 host's end
+ *   setLink()     "client": the switch's end goes down, as when a cable is pulled; "repl0", "repl1",
+ *                 "wit0": the host's end
  *
  * Limits: one or two hosts, CLIENTS_MAX clients.
  * Sources: ip-link(8), ip-netns(8), veth(4), bridge(8), Documentation/networking/ip-sysctl.rst.
@@ -36,7 +38,7 @@ import { stringify } from "smol-toml";
 import { inNamespace } from "../io/netns.ts";
 import { writeSysctl } from "../io/sysctl.ts";
 import { onProcessEnd } from "./cleanup.ts";
-import { type DaemonProcess, startDaemonProcess } from "./daemon_process.ts";
+import { type DaemonProcess, startDaemonProcess, startWitnessProcess } from "./daemon_process.ts";
 import {
   deleteNamespacesSync,
   inodeOf,
@@ -62,6 +64,8 @@ const REPLICATION_PORT = 7946;
 /** Last parts of addresses; the first host is 1, the first client 11. */
 const FIRST_CLIENT = 11;
 const SERVICE = 100;
+const WITNESS = 9;
+const WITNESS_PORT = 7950;
 /** Beginning of the names of our temporary directories. */
 const DIRECTORY_PREFIX = "holdfast-";
 /** In a directory: this run is to be left alone. */
@@ -84,6 +88,8 @@ export interface TopologyOptions {
   links?: 1 | 2;
   /** Names of the hosts; `["a", "b"]` when not given. */
   hosts?: string[];
+  /** A further machine for a witness, which configurations then name as the arbiter. */
+  witness?: boolean;
 }
 
 /** What {@linkcode Topology.writeConfig} puts in place of its defaults. */
@@ -97,7 +103,7 @@ export interface ConfigOverrides {
 }
 
 /** A link of a host. */
-export type LinkName = "client" | "repl0" | "repl1";
+export type LinkName = "client" | "repl0" | "repl1" | "wit0";
 
 /** Topologies made by this process. */
 let created = 0;
@@ -114,6 +120,8 @@ export class Topology {
   readonly switch: Node;
   /** The hosts by name. */
   readonly hosts: Record<string, Node>;
+  /** The machine of the witness; null without one. */
+  readonly witness: Node | null;
   /** Directory of configurations, states, logs and control sockets. */
   readonly directory: string;
   readonly #plan: Plan;
@@ -135,6 +143,10 @@ export class Topology {
     this.clients = plan.clients.map((client) => createNode(client, this.#processes));
     this.hosts = Object.fromEntries(
       plan.hosts.map((host) => [host.name, createNode(host, this.#processes)]),
+    );
+    this.witness = plan.witnessNetns === null ? null : createNode(
+      { name: "witness", netns: plan.witnessNetns, address: "" },
+      this.#processes,
     );
     this.#unregister = onProcessEnd(() => this.#remove());
   }
@@ -203,6 +215,26 @@ export class Topology {
     return `${this.directory}/${this.#plan.host(host).name}.log`;
   }
 
+  /** Path of the log of the witness. */
+  get witnessLogPath(): string {
+    return `${this.directory}/witness.log`;
+  }
+
+  /**
+   * Starts `holdfast witness` on its machine and resolves when it listens.
+   *
+   * @throws {Error} When it does not, or there is no such machine.
+   */
+  async startWitness(): Promise<Deno.ChildProcess> {
+    if (this.witness === null) throw new Error("Cannot start a witness: the topology has none");
+    const listen = this.#plan.witnessListen();
+    return await startWitnessProcess(this.witness, {
+      listen,
+      statePath: `${this.directory}/witness.state`,
+      logPath: this.witnessLogPath,
+    });
+  }
+
   /** Name of the network namespace of the service on a host. */
   appNamespace(host: string): string {
     return this.#plan.host(host).appNetns;
@@ -230,7 +262,13 @@ export class Topology {
           remote: plan.endpoint(link, plan.host(name)),
         })),
       })),
-      cluster: { insecure: true, heartbeat: "10ms", detect: 3, ...overrides.cluster },
+      cluster: {
+        insecure: true,
+        heartbeat: "10ms",
+        detect: 3,
+        ...this.witness === null ? {} : { arbiter: plan.arbiterOf(own) },
+        ...overrides.cluster,
+      },
       service: [{
         name: "web",
         address: this.serviceAddress,
@@ -306,12 +344,9 @@ export class Topology {
       await ipBatch([`link set ${own.port} ${state}`], this.#plan.switchNetns);
       return;
     }
-    if (!this.#plan.links.includes(which)) {
-      throw new RangeError(
-        `Cannot set link ${which} ${state}: the topology has ${
-          this.#plan.links.join(", ") || "none"
-        }`,
-      );
+    if (!this.#plan.linksOf().includes(which)) {
+      const known = this.#plan.linksOf().join(", ");
+      throw new RangeError(`Cannot set link ${which} ${state}: a host has ${known}`);
     }
     const commands = up ? this.#plan.upCommands(own, which) : [`link set ${which} down`];
     await ipBatch(commands, own.netns);
@@ -357,6 +392,7 @@ export class Topology {
     await ipBatch(plan.switchCommands(), plan.switchNetns);
     const replication = plan.replicationCommands();
     if (replication.length > 0) await ipBatch(replication, plan.hosts[0].netns);
+    if (plan.witnessNetns !== null) await ipBatch(plan.witnessCommands(), plan.witnessNetns);
     await Promise.all([
       ...plan.clients.map((client) => ipBatch(plan.clientCommands(client), client.netns)),
       ...plan.hosts.map((host) => ipBatch(plan.hostCommands(host), host.netns)),
@@ -389,6 +425,8 @@ class Plan {
   readonly clients: PlannedClient[];
   readonly hosts: PlannedHost[];
   readonly links: LinkName[];
+  /** Namespace of the witness; null for none. */
+  readonly witnessNetns: string | null;
   readonly #ipv6: boolean;
   readonly #mtu: number;
   readonly #clientMtu: number;
@@ -397,6 +435,7 @@ class Plan {
     const { ipv6 = false, mtu = MTU_DEFAULT, clients = 1, links = 1, hosts = ["a", "b"] } = options;
     this.id = id;
     this.switchNetns = `${id}-switch`;
+    this.witnessNetns = options.witness === true ? `${id}-witness` : null;
     this.#ipv6 = ipv6;
     this.#mtu = inRange("mtu", mtu, [MTU_MIN, MTU_MAX]);
     this.#clientMtu = inRange("clientMtu", options.clientMtu ?? mtu, [MTU_MIN, MTU_MAX]);
@@ -412,7 +451,7 @@ class Plan {
       number: FIRST_CLIENT + index,
     }));
     this.hosts = hosts.map((name, index) => {
-      if (!/^[a-z][a-z0-9]{0,7}$/.test(name) || /^(switch|client\d*|c\d+)$/.test(name)) {
+      if (!/^[a-z][a-z0-9]{0,7}$/.test(name) || /^(switch|witness|client\d*|c\d+)$/.test(name)) {
         throw new RangeError(
           `Cannot call a host "${name}": allowed are a letter and up to 7 letters and digits, but not ` +
             `"switch", "client0" or "c0"`,
@@ -439,6 +478,7 @@ class Plan {
   namespaces(): string[] {
     return [
       this.switchNetns,
+      ...this.witnessNetns === null ? [] : [this.witnessNetns],
       ...this.clients.map(({ netns }) => netns),
       ...this.hosts.flatMap(({ netns, appNetns }) => [netns, appNetns]),
     ];
@@ -446,13 +486,42 @@ class Plan {
 
   /** Interfaces of a host. */
   linksOf(): string[] {
-    return ["eth0", ...this.links];
+    return ["eth0", ...this.links, ...this.witnessNetns === null ? [] : ["wit0"]];
   }
 
   address(network: LinkName, number: number): string {
     if (network === "client") return this.#ipv6 ? `fd77::${number}` : `10.77.0.${number}`;
     if (network === "repl0") return this.#ipv6 ? `fd78::${number}` : `10.78.0.${number}`;
     return this.#ipv6 ? `fd78:0:0:1::${number}` : `10.78.1.${number}`;
+  }
+
+  /** Address on the cable between host `host` and the witness. */
+  #witnessAddress(host: number, number: number): string {
+    return this.#ipv6 ? `fd79:0:0:${host}::${number}` : `10.79.${host}.${number}`;
+  }
+
+  witnessListen(): string {
+    return `${this.#ipv6 ? "[::]" : "0.0.0.0"}:${WITNESS_PORT}`;
+  }
+
+  /** What a host's configuration says of the witness. */
+  arbiterOf({ number }: PlannedHost): { kind: "witness"; address: string } {
+    const address = this.#witnessAddress(number, WITNESS);
+    const port = `:${WITNESS_PORT}`;
+    return { kind: "witness", address: (this.#ipv6 ? `[${address}]` : address) + port };
+  }
+
+  /** Run on the witness. */
+  witnessCommands(): string[] {
+    const bits = this.#ipv6 ? "64 nodad" : "24";
+    return [
+      "link set lo up",
+      ...this.hosts.flatMap(({ name, netns, number }) => [
+        `link add wit-${name} type veth peer name wit0 netns ${netns}`,
+        `address add ${this.#witnessAddress(number, WITNESS)}/${bits} dev wit-${name}`,
+        `link set wit-${name} up`,
+      ]),
+    ];
   }
 
   endpoint(link: LinkName, host: PlannedHost): string {
@@ -491,6 +560,17 @@ class Plan {
     return [
       "link set lo up",
       ...networks.flatMap((network) => this.#interfaceCommands(host, network)),
+      ...this.witnessNetns === null ? [] : this.#witnessLink(host),
+    ];
+  }
+
+  #witnessLink({ number }: PlannedHost): string[] {
+    const bits = this.#ipv6 ? "64" : "24";
+    const address = `${this.#witnessAddress(number, number)}/${bits}`;
+    return [
+      "link set wit0 addrgenmode none",
+      `address add ${address} dev wit0${this.#ipv6 ? " nodad" : ""}`,
+      ...this.upCommands({ number }, "wit0"),
     ];
   }
 

@@ -13,7 +13,7 @@
  *
  *   beat     = [version, 0, node: tstr, incarnation: u32, seq: u32,
  *               echoSeq: u32, echoDelayUs: u32, [* service]]
- *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1]
+ *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1, asking: 0/1, voided: u32]
  *   hello    = [version, 1, node: tstr, service: tstr, epoch: u32, mtu: uint, logLimit: uint,
  *               capacity: uint]                       ; standby, first frame
  *   welcome  = [version, 2, node: tstr, epoch: u32, mtu: uint, logLimit: uint, capacity: uint]
@@ -39,8 +39,8 @@ export const BEAT_MAX = 4096;
 export const SERVICES_MAX = 64;
 /** Longest text in a message, in octets. */
 const TEXT_MAX = 64;
-/** Most items in one message, arrays counted too: a beat of SERVICES_MAX services has 329. */
-const ITEMS_MAX = 9 + 5 * SERVICES_MAX;
+/** Most items in one message, arrays counted too: a beat of SERVICES_MAX services has 457. */
+const ITEMS_MAX = 9 + 7 * SERVICES_MAX;
 /** Deepest nesting: the message, the list of services, a service. */
 const DEPTH_MAX = 3;
 
@@ -70,6 +70,10 @@ export interface BeatService {
   epoch: number;
   /** A primary: has a standby that could take over now. A standby: could take over now. */
   ready: boolean;
+  /** The sender is asking the arbiter for the right to speak. */
+  asking: boolean;
+  /** The sender's claims up to this epoch are void; see replica.ts. */
+  voided: number;
 }
 
 /** "I am alive", said by the loop that forwards. */
@@ -133,7 +137,14 @@ export function encodeBeat(beat: Beat): Uint8Array {
     beat.seq,
     beat.echoSeq,
     beat.echoDelayUs,
-    beat.services.map((s) => [s.name, ROLES.indexOf(s.role), s.epoch, s.ready ? 1 : 0]),
+    beat.services.map(({ name, role, epoch, ready, asking, voided }) => [
+      name,
+      ROLES.indexOf(role),
+      epoch,
+      ready ? 1 : 0,
+      asking ? 1 : 0,
+      voided,
+    ]),
   ]);
 }
 
@@ -203,8 +214,8 @@ export function decodeBeat(bytes: Uint8Array): Beat {
     echoSeq: u32(items[5], "echoSeq"),
     echoDelayUs: u32(items[6], "echoDelayUs"),
     services: list.map((entry) => {
-      if (!Array.isArray(entry) || entry.length !== 4) {
-        throw new MessageError("Cannot decode a beat: a service is no array of 4");
+      if (!Array.isArray(entry) || entry.length !== 6) {
+        throw new MessageError("Cannot decode a beat: a service is no array of 6");
       }
       const role = ROLES[uint(entry[1], "role")];
       if (role === undefined) throw new MessageError(`Cannot decode a beat: role is ${entry[1]}`);
@@ -213,6 +224,8 @@ export function decodeBeat(bytes: Uint8Array): Beat {
         role,
         epoch: u32(entry[2], "epoch"),
         ready: bit(entry[3], "ready"),
+        asking: bit(entry[4], "asking"),
+        voided: u32(entry[5], "voided"),
       };
     }),
   };

@@ -2,29 +2,70 @@
  * replica.ts - who speaks for a service: the role of one replica
  *
  * Theory of operation
- * Each daemon runs one such machine for each service. It takes what was heard, what was asked and
- * the time, and returns effects that the caller performs in the order given. It has no clock, no
- * socket and no randomness.
+ * Each daemon runs one such machine for each service. It takes what was heard, what was asked, what
+ * the register answered and the time, and returns effects that the caller performs in the order
+ * given. It has no clock, no socket and no randomness.
  *
- *   joining ──peer is primary──> standby ──peer silent / handover──> primary
- *      │                            ^                                   │
- *      └──nobody, or we are preferred──> primary                        │ a newer epoch is heard,
- *                                   │                                   v or two primaries collide
- *                                   └────────────── retired <───────────┘
+ *   joining ──peer is primary──> standby ──suspect, ask, granted / handover──> primary
+ *      │                            ^                                            │
+ *      └──nobody: ask, granted──> primary                                        │ the register or a
+ *                                   │                                            v newer primary says so
+ *                                   └──────────────────── retired <──────────────┘
  *
  *   joining   hears for a while before it claims anything: `joinMs`, twice as long when the other
  *             node is preferred
  *   standby   follows the primary; `ready` once the channel stands, so that it could take over now
- *   primary   speaks; `ready` while a standby is there
- *   retired   was primary and must not speak: everything is forgotten, then it joins as standby
+ *   primary   speaks while it has voice, see below; `ready` while a standby is there
+ *   retired   was primary and must not speak; what it knows is kept until it follows somebody
  *
  * An epoch is one term of one primary. It only grows; whoever becomes primary uses one more than
- * any it has seen, stored before it is used. Until arbitration exists, two hosts that lose sight of
- * each other both go on; when they meet again the newer epoch wins, then the preferred node.
+ * any it has seen, stored before it is used.
  *
- * Sources: DESIGN sections 1 (P3, P6) and 6; ST-TCP's rule of `detect` missed heartbeats.
+ * Authority (with an arbiter). Nobody becomes primary, and no primary gives its standby up, before
+ * the register (register.ts) has granted an epoch for that:
+ *
+ *   start, takeover   granted: primary in that epoch. Lost: stay what we are. Who does not hold the
+ *                     connections of the last primary (a first start, a standby that lost) asks
+ *                     only after nobody has answered for the address for PROBE_MS.
+ *   hold              a primary misses its standby. Granted: it speaks on, as no claim of the
+ *                     standby can succeed from now on; the new epoch is kept to ourselves until the
+ *                     standby is back (it then follows in the new epoch) or dropped. Lost: retired.
+ *   switch            the epoch of the standby we hand over to, claimed in its name
+ *   no answer         a standby stays standby, a primary that misses its standby stays silent
+ *                     (clients wait, nothing is acknowledged); asked again after RETRY_MS, twice as
+ *                     long each time, to RETRY_MS_MAX
+ *
+ * Voice. Authority alone would let a primary speak that was stopped and continued, or is cut off,
+ * while the new one speaks already. So a primary may send only until `voiceUntilMs`:
+ *
+ *   with a standby    a lease: `leaseMs` after it sent the last beat that the standby has echoed
+ *                     while not asking for the service, in its same life, and knowing of no newer
+ *                     epoch. The standby asks no sooner than heartbeat * detect after it heard that
+ *                     beat, which is later by `marginMs`.
+ *   on a hold, alone  ALONE_MS after we were last awake: who could take over then listens for
+ *                     JOIN_MS_MIN first. After a longer stall: the peer's fresh echo, or a new grant.
+ *   no arbiter        with a standby: a stall of our own ends the voice until the standby echoes or
+ *                     for another heartbeat * detect; alone: no end
+ *
+ * What rests on that: clocks of hosts run equally fast (marginMs: a quarter heartbeat), and no
+ * packet takes longer than marginMs from our last look at the clock to the wire.
+ *
+ * Voided. A claim whose answer did not come may have been granted. When it is wanted no more it is
+ * void: we shall never act on it, our own next claim says so, and so does the peer's, whom our beats
+ * tell up to which epoch our claims are void.
+ *
+ * In step. A standby's connections may go on only in the epoch they were told in: `#stateEpoch`.
+ * The primary's beats carry it on to a new epoch as long as the primary counts on us (`ready`).
+ * Whoever becomes primary with anything else starts afresh.
+ *
+ * Without an arbiter two hosts that lose sight of each other both go on; when they meet again the
+ * newer epoch wins, then the preferred node.
+ *
+ * Sources: DESIGN sections 1 (P2, P3, P6) and 6; ST-TCP's rule of `detect` missed heartbeats; Gray
+ * and Cheriton 1989, "Leases".
  */
 import type { BeatService, Role } from "./message.ts";
+import type { Claim, RegisterValue, Void } from "./register.ts";
 
 /** What the machine is made with. */
 export interface ReplicaOptions {
@@ -42,31 +83,133 @@ export interface ReplicaOptions {
   detect: number;
   /** Highest epoch this node has ever stored. */
   epoch: number;
+  /** Told apart from every other life of this node; see register.ts. */
+  token: string;
+  /** Who decides when the replicas lose sight of each other; null for nobody. */
+  arbiter: ArbiterTimes | null;
 }
+
+/** What the machine must know of an arbiter. */
+export interface ArbiterTimes {
+  /** Longest time until it has answered or will not, milliseconds. */
+  answerMs: number;
+  /** How old a grant may be, from the question, to be acted on; milliseconds. Infinity: any. */
+  grantMs: number;
+}
+
+/** What a claim is for. */
+export type Purpose = "start" | "takeover" | "hold" | "switch";
 
 /** What the caller has to do; in the order of the list. */
 export type Effect =
   /** Store `epoch` durably before anything else of this list is done. */
   | { kind: "storeEpoch"; epoch: number }
-  /** Take over: drain, adopt, claim, speak. */
-  | { kind: "promote"; reason: TakeoverReason; epoch: number; silentMs: number }
+  /**
+   * Take over: drain, adopt, claim, speak. With `afresh`, forget all connections first: what we know
+   * of them is not what clients were told since.
+   */
+  | {
+    kind: "promote";
+    reason: TakeoverReason;
+    epoch: number;
+    silentMs: number;
+    afresh: boolean;
+  }
   /** Open the replication channel to the primary. */
   | { kind: "follow" }
   /** The standby can no longer be counted on: release what waits for it, close its channel. */
   | { kind: "dropStandby"; reason: string }
-  /** Say nothing any more: release the address, forget all connections, end them locally. */
-  | { kind: "silence"; reason: string };
+  /** Say nothing any more: release the address, and let nothing of what is held leave. */
+  | { kind: "silence"; reason: string }
+  /** The planned switch may go on: hand over in `epoch`. */
+  | { kind: "handOver"; epoch: number }
+  /** The planned switch may not go on. */
+  | { kind: "keep"; why: string }
+  /** Find out whether somebody answers for the service address, for PROBE_MS; `handleProbe()`. */
+  | { kind: "probe"; ticket: number }
+  /** Ask the register, and bring the answer to `handleVerdict()`. */
+  | { kind: "arbitrate"; ticket: number; purpose: Purpose; claim: Claim }
+  /** Read the register, and bring the answer to `handleRegister()`. */
+  | { kind: "consult"; ticket: number }
+  /** Something was judged: log it, and show it in the status. */
+  | { kind: "judgement"; judgement: string; evidence: Evidence };
+
+/** What a judgement rests on: numbers and texts by name. */
+export type Evidence = Record<string, string | number | boolean | null>;
 
 /** Why a replica became primary. */
 export type TakeoverReason = "start" | "peer-silent" | "switch";
 
+/** What the register said to a claim. */
+export type Verdict =
+  & { ticket: number }
+  & (
+    | { kind: "granted" }
+    | { kind: "lost"; value: RegisterValue | null }
+    /** It gave no answer; whether it took the claim is not known. */
+    | { kind: "unreachable"; why: string }
+  );
+
+/** How it stands with the arbiter, for status. */
+export interface Arbitration {
+  /** What is being asked for; null for nothing. */
+  asking: Purpose | null;
+  /** Whether it gave an answer the last time; null before the first question. */
+  reachable: boolean | null;
+  /** The last outcome; null before the first. */
+  last: {
+    purpose: Purpose;
+    outcome: Verdict["kind"];
+    epoch: number;
+    /** Milliseconds of the caller's clock. */
+    atMs: number;
+    /** From the question to the answer, milliseconds. */
+    tookMs: number;
+    /** In words. */
+    detail: string;
+  } | null;
+}
+
+/** When a beat of the peer was heard. */
+export interface Heard {
+  /** Now, milliseconds of the caller's monotonic clock. */
+  nowMs: number;
+  /** When we sent the newest beat of ours that it echoes; null when that is not known. */
+  echoedMs: number | null;
+  /** Which life of the peer it is; as in its claims. */
+  token: string;
+}
+
+/**
+ * Somebody who speaks for the address is given so long to answer for it, milliseconds: longer than
+ * ALONE_MS, so that who was stopped all that time will not speak when it is continued.
+ */
+export const PROBE_MS = 450;
 /** Joining replicas listen at least this long, in milliseconds. */
 const JOIN_MS_MIN = 500;
-
+/** A primary without a standby that was not awake for so long asks before it speaks, milliseconds. */
+const ALONE_MS = 400;
 /** A primary waits at least this long for a silent standby, in milliseconds. */
 const STANDBY_MS = 250;
 /** Replicas that hear each other are without a primary for at most about this long. */
 const LEADERLESS_MS = 1000;
+/** How much longer the node that is not preferred leaves it to the other one. */
+const YIELD_MS = 2000;
+/** Pause after a question that was not answered, doubled each time up to the second. */
+const RETRY_MS = 50;
+const RETRY_MS_MAX = 1000;
+/** Pause after somebody was found to answer for the address. */
+const OCCUPIED_MS = 1000;
+/** A primary without a standby looks into the register this often. */
+const CONFIRM_MS = 1000;
+
+/** A claim on its way. */
+interface Asked {
+  ticket: number;
+  purpose: Purpose;
+  claim: Claim;
+  askedMs: number;
+}
 
 /** The machine of one service on one node. */
 export class Replica {
@@ -87,14 +230,47 @@ export class Replica {
   /** Why the channel to the standby broke, while what it holds back still waits for a word. */
   #lostStandby: string | null = null;
 
+  /** Our claims up to this epoch will never be acted on. */
+  #voided = 0;
+  /** The same of the peer's life that we hear. */
+  #peerVoid: Void | null = null;
+  /** What the register held for us without our doing: the peer has claimed it in our name. */
+  #given: Void | null = null;
+  /** Epoch the register named when we lost; whoever has it may act on it. */
+  #observed = 0;
+  /** Epoch our copy of the primary's connections is in step with; null for none. */
+  #stateEpoch: number | null = null;
+  /** Primary: an epoch that was granted and the peer does not know of. */
+  #heldEpoch: number | null = null;
+  /** When we sent the newest beat that the peer has echoed while it did not ask. */
+  #leaseFromMs = -Infinity;
+  /** The peer's life whose echoes count. */
+  #peerToken: string | null = null;
+  /** Primary: when we last knew that we had not been away for long. */
+  #awakeMs = -Infinity;
+  #stalledSinceMs: number | null = null;
+  /** Primary: a planned switch has begun and may be called off. */
+  #isSwitching = false;
+  /** Standby: the register has refused us since we heard the primary. */
+  #refused = false;
+  #asked: Asked | null = null;
+  /** The look for somebody at the address that comes before a claim. */
+  #probe: { ticket: number; purpose: Purpose; sinceMs: number } | null = null;
+  #consulted: { ticket: number; askedMs: number } | null = null;
+  #nextConsultMs = 0;
+  #tickets = 0;
+  #retryAtMs = -Infinity;
+  #retryMs = RETRY_MS;
+  #reachable: boolean | null = null;
+  #last: Arbitration["last"] = null;
+
   /** Starts in `joining` at `nowMs` of the caller's monotonic clock. */
   constructor(options: ReplicaOptions, nowMs: number) {
     this.#options = options;
     this.#epoch = options.epoch;
     this.#lookedMs = nowMs;
-    const listenMs = Math.max(JOIN_MS_MIN, 3 * this.#silenceMs());
     this.#joinUntilMs = nowMs +
-      (options.peer === null ? 0 : listenMs * (this.#preferred() ? 1 : 2));
+      (options.peer === null ? 0 : this.#listenMs() * (this.#preferred() ? 1 : 2));
   }
 
   /** Role now. */
@@ -107,9 +283,19 @@ export class Replica {
     return this.#epoch;
   }
 
+  /** Our claims up to this epoch are void; for beats. */
+  get voided(): number {
+    return this.#voided;
+  }
+
   /** True when a standby could take over now (as seen by either side). */
   get ready(): boolean {
     return this.#channelUp && (this.#role === "standby" || this.#role === "primary");
+  }
+
+  /** True while the register is asked for the right to speak: the peer's lease must not grow. */
+  get asking(): boolean {
+    return this.#asked !== null && this.#role !== "primary";
   }
 
   /** True while the peer is heard in time. */
@@ -122,15 +308,69 @@ export class Replica {
     return this.#heardMs;
   }
 
+  /** The newest epoch seen anywhere, and the peer's role, for status. */
+  get peer(): { role: Role | null; epoch: number } {
+    return { role: this.#peerRole, epoch: this.#peerEpoch };
+  }
+
+  /** How it stands with the arbiter. */
+  get arbitration(): Arbitration {
+    return {
+      asking: this.#asked?.purpose ?? this.#probe?.purpose ?? null,
+      reachable: this.#reachable,
+      last: this.#last,
+    };
+  }
+
+  /**
+   * Whether we may send anything for the service now. To be asked right before sending, and between
+   * the parts of a long pass.
+   */
+  maySpeak(nowMs: number): boolean {
+    if (nowMs > this.voiceUntilMs) return false;
+    this.#awakeMs = Math.max(this.#awakeMs, nowMs);
+    return true;
+  }
+
+  /** Until when we may send anything for the service, milliseconds of the caller's clock. */
+  get voiceUntilMs(): number {
+    if (this.#role !== "primary") return -Infinity;
+    const leaseUntilMs = this.#leaseFromMs + this.#leaseMs();
+    if (this.#options.arbiter === null) {
+      return this.#counts ? Math.max(leaseUntilMs, this.#awakeMs + this.#leaseMs()) : Infinity;
+    }
+    return this.#counts && this.#heldEpoch === null ? leaseUntilMs : this.#awakeMs + ALONE_MS;
+  }
+
   /** Longest silence before the peer counts as down, milliseconds. */
   #silenceMs(): number {
     return this.#options.heartbeatMs * this.#options.detect;
   }
 
+  #leaseMs(): number {
+    return this.#silenceMs() - this.#options.heartbeatMs / 4;
+  }
+
+  #listenMs(): number {
+    return Math.max(JOIN_MS_MIN, 3 * this.#silenceMs());
+  }
+
+  /** Primary: there is a standby that could go on from what we have let out. */
+  get #counts(): boolean {
+    return this.#channelUp || this.#lostStandby !== null;
+  }
+
+  /** Standby: our connections are those of the primary's epoch. */
+  get #inStep(): boolean {
+    return this.#role === "standby" && this.#stateEpoch === this.#epoch && !this.#refused;
+  }
+
   /** Nobody speaks, though both are there: a hand-over went wrong. The preferred one takes it. */
   #isLeaderless(nowMs: number): boolean {
     const sinceMs = this.#leaderlessSinceMs;
-    return sinceMs !== null && this.#preferred() && nowMs - sinceMs > LEADERLESS_MS;
+    if (sinceMs === null || !this.#peerAlive) return false;
+    if (this.#preferred()) return nowMs - sinceMs > LEADERLESS_MS;
+    return this.#options.arbiter !== null && nowMs - sinceMs > LEADERLESS_MS + YIELD_MS;
   }
 
   #preferred(): boolean {
@@ -139,40 +379,87 @@ export class Replica {
     return peer === null || node < peer;
   }
 
-  /** The peer said something about this service. */
-  handleBeat(beat: BeatService, nowMs: number): Effect[] {
+  // What is heard ---------------------------------------------------------------------------------
+
+  /** The peer said something about this service; each beat in the order it was sent. */
+  handleBeat(beat: BeatService, { nowMs, echoedMs, token }: Heard): Effect[] {
     this.#heardMs = nowMs;
+    this.#lookedMs = Math.max(this.#lookedMs, nowMs);
     this.#silenceObservedMs = 0;
     this.#peerAlive = true;
     this.#peerRole = beat.role;
     this.#peerEpoch = beat.epoch;
-    // Only from one who speaks: the old primary's beats overtake its word that we shall go on.
-    if (beat.role === "primary") {
-      this.#leaderlessSinceMs = null;
-      if (this.#role !== "primary" && beat.epoch > this.#epoch) this.#epoch = beat.epoch;
-    } else this.#leaderlessSinceMs ??= nowMs;
-    switch (this.#role) {
-      case "joining":
-        return beat.role === "primary" ? this.#become("standby", [{ kind: "follow" }]) : [];
-      case "standby":
-        return beat.role === "primary" && !this.#channelUp ? [{ kind: "follow" }] : [];
-      case "primary": {
-        if (beat.role !== "primary") return this.#dropLost();
-        const yields = beat.epoch > this.#epoch ||
-          (beat.epoch === this.#epoch && !this.#preferred());
-        if (!yields) return [];
-        this.#epoch = Math.max(this.#epoch, beat.epoch);
-        return this.#retire("another primary is heard with a newer or equal epoch");
-      }
-      case "retired":
-        return beat.role === "primary" ? this.#become("standby", [{ kind: "follow" }]) : [];
+    const before = this.#peerVoid?.token === token ? this.#peerVoid.epoch : 0;
+    this.#peerVoid = { token, epoch: Math.max(before, beat.voided) };
+    // A silent primary believes only the life it has spoken beside: another one may come after a
+    // takeover that we have slept through.
+    if (this.#role !== "primary" || this.maySpeak(nowMs)) this.#peerToken = token;
+    const isBound = token === this.#peerToken && beat.epoch <= this.#epoch && !beat.asking;
+    if (echoedMs !== null && isBound) this.#leaseFromMs = Math.max(this.#leaseFromMs, echoedMs);
+    // One who speaks in an older epoch than we know of has lost it, and does not know yet.
+    const speaks = beat.role === "primary" && beat.epoch >= this.#epoch;
+    if (this.#role === "primary") {
+      return beat.role === "primary" ? this.#collide(beat) : this.#heardStandby(nowMs);
     }
+    if (!speaks) {
+      this.#leaderlessSinceMs ??= nowMs;
+      return [];
+    }
+    this.#leaderlessSinceMs = null;
+    const isNewer = beat.epoch > this.#epoch;
+    this.#epoch = beat.epoch;
+    this.#withdraw();
+    if (this.#role !== "standby") {
+      this.#stateEpoch = null;
+      return this.#become("standby", [{ kind: "follow" }]);
+    }
+    this.#refused = false;
+    if (isNewer) this.#stateEpoch = this.#channelUp && beat.ready ? beat.epoch : null;
+    return this.#channelUp ? [] : [{ kind: "follow" }];
   }
 
-  /** The replication channel stands: both sides have greeted each other. */
-  handleChannelUp(): void {
+  /** Two primaries: the newer epoch stays, then the preferred node. */
+  #collide(beat: BeatService): Effect[] {
+    const yields = beat.epoch > this.#epoch ||
+      (beat.epoch === this.#epoch && !this.#preferred());
+    if (!yields) return [];
+    const own = this.#epoch;
+    this.#epoch = beat.epoch;
+    return this.#retire("another primary is heard with a newer or equal epoch", {
+      own,
+      heard: beat.epoch,
+    });
+  }
+
+  /** Primary: the standby, or who may become it, is there. */
+  #heardStandby(nowMs: number): Effect[] {
+    if (this.#lostStandby !== null) return this.#goAlone(nowMs);
+    if (nowMs >= this.#leaseFromMs + this.#leaseMs()) return [];
+    if (this.#asked?.purpose === "hold") this.#withdraw();
+    if (this.#heldEpoch !== null) this.#announce();
+    if (!this.#counts) this.#awakeMs = Math.max(this.#awakeMs, this.#leaseFromMs);
+    return [];
+  }
+
+  /** The epoch we were granted becomes that of the term the peer knows of. */
+  #announce(): void {
+    this.#epoch = this.#heldEpoch!;
+    this.#heldEpoch = null;
+  }
+
+  /** We have told the primary that we have nothing yet: what we had counts no more. */
+  handleGreeting(): void {
+    this.#stateEpoch = null;
+  }
+
+  /** The replication channel stands: both sides have greeted each other, in `epoch`. */
+  handleChannelUp(epoch: number): void {
     this.#channelUp = true;
     this.#lostStandby = null;
+    if (this.#role !== "standby") return;
+    this.#epoch = Math.max(this.#epoch, epoch);
+    this.#stateEpoch = epoch;
+    this.#refused = false;
   }
 
   /**
@@ -185,83 +472,355 @@ export class Replica {
     if (this.#role === "primary") this.#lostStandby = why;
   }
 
+  // Planned switch --------------------------------------------------------------------------------
+
+  /** We are to hand over: `handOver` follows, at once or when the register has agreed. */
+  requestSwitch(nowMs: number): Effect[] {
+    if (this.#role !== "primary" || !this.ready || this.#options.peer === null) return [];
+    if (this.#options.arbiter === null) return [{ kind: "handOver", epoch: this.#next() }];
+    // What is given to the standby now, it may act on: so a lease must bind us, and no hold free us.
+    if (this.#asked !== null || this.#heldEpoch !== null) return [];
+    const effects = this.#ask("switch", nowMs);
+    this.#isSwitching = effects.length > 0;
+    return effects;
+  }
+
   /** The primary hands over to us, with everything applied before. */
-  handleHandover(epoch: number): Effect[] {
+  handleHandover(epoch: number, nowMs: number): Effect[] {
     if (this.#role !== "standby" || epoch <= this.#epoch) return [];
-    return this.#promote("switch", epoch, 0);
+    if (nowMs >= this.#leaseFromMs + this.#leaseMs()) {
+      // We were away: it may have taken the service back meanwhile.
+      return [judged("hand-over refused", {
+        why: "the peer has not echoed a beat in time",
+        epoch,
+        echoedMsAgo: round(nowMs - this.#leaseFromMs),
+      })];
+    }
+    this.#withdraw();
+    return this.#promote("switch", epoch, { silentMs: 0, afresh: false, awakeMs: nowMs });
   }
 
   /** We handed over: the peer is primary in `epoch`, and we follow on the same channel. */
   handleHandedOver(epoch: number): Effect[] {
+    this.#withdraw();
     this.#epoch = epoch;
+    this.#stateEpoch = epoch;
+    this.#heldEpoch = null;
     return this.#become("standby", [{ kind: "storeEpoch", epoch }]);
   }
+
+  // Time ------------------------------------------------------------------------------------------
 
   /**
    * Time passes; call it in every pass, after everything that was received has been handled. A stall
    * of our own is no silence of the peer: however long a pass took, it counts as one heartbeat.
    */
   handleTime(nowMs: number): Effect[] {
-    const { heartbeatMs } = this.#options;
-    this.#silenceObservedMs += Math.min(nowMs - this.#lookedMs, heartbeatMs);
-    this.#lookedMs = nowMs;
-    const silentMs = this.#heardMs === null ? Infinity : nowMs - this.#heardMs;
+    const { heartbeatMs, arbiter } = this.#options;
+    const passedMs = Math.max(0, nowMs - this.#lookedMs);
+    this.#silenceObservedMs += Math.min(passedMs, heartbeatMs);
+    this.#lookedMs = Math.max(this.#lookedMs, nowMs);
     const silent = this.#silenceObservedMs > this.#silenceMs();
     if (silent) this.#peerAlive = false;
-    switch (this.#role) {
-      case "joining":
-        if (nowMs < this.#joinUntilMs) return [];
-        // A preferred peer that is heard will claim it; it is only a little slower than we are.
-        if (this.#peerAlive && !this.#preferred()) return [];
-        return this.#promote("start", this.#next(), 0);
-      case "standby":
-        if (!silent && !this.#isLeaderless(nowMs)) return [];
-        // Without the channel we lack connections; without us they have nobody.
-        return this.#promote("peer-silent", this.#next(), silentMs);
-      case "primary":
-        // Waiting costs a moment of held output; dropping it costs every connection its protection.
-        if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return [];
-        if (this.#channelUp) this.handleChannelDown(`silent for ${silentMs.toFixed(1)} ms`);
-        return this.#dropLost();
-      case "retired":
-        return silent || this.#isLeaderless(nowMs)
-          ? this.#promote("peer-silent", this.#next(), silentMs)
-          : [];
+    const asked = this.#asked;
+    if (this.#probe !== null && nowMs - this.#probe.sinceMs > 4 * PROBE_MS) this.#probe = null;
+    if (asked !== null && arbiter !== null && nowMs - asked.askedMs > arbiter.answerMs) {
+      const why = `no answer within ${arbiter.answerMs} ms`;
+      return this.handleVerdict({ kind: "unreachable", ticket: asked.ticket, why }, nowMs);
     }
+    if (this.#role === "primary") return this.#timeAsPrimary(nowMs);
+    return this.#shouldSpeak(nowMs, silent) ? this.#seek(nowMs) : [];
   }
 
-  /** The newest epoch seen anywhere, and the peer's role, for status. */
-  get peer(): { role: Role | null; epoch: number } {
-    return { role: this.#peerRole, epoch: this.#peerEpoch };
+  /** Whether nobody speaks, as far as we can tell, and it is for us to do so. */
+  #shouldSpeak(nowMs: number, silent: boolean): boolean {
+    const isArbitrated = this.#options.arbiter !== null;
+    if (this.#role === "joining") {
+      if (nowMs < this.#joinUntilMs) return false;
+      // A preferred peer that is heard will claim it; it is only a little slower than we are.
+      return !this.#peerAlive || this.#preferred() || nowMs > this.#joinUntilMs + YIELD_MS;
+    }
+    if (this.#isLeaderless(nowMs)) return true;
+    if (!isArbitrated) return silent;
+    // Without the primary's connections there is no hurry: time to hear it, or others do.
+    if (!this.#inStep) return this.#silenceObservedMs > this.#listenMs();
+    // Then it has lost or forgotten what we have.
+    const hasLeft = this.#peerRole === "retired" || this.#peerRole === "joining";
+    return silent || (this.#peerAlive && hasLeft);
   }
 
-  /** The standby's connections are given up, once, after its channel broke. */
-  #dropLost(): Effect[] {
+  #seek(nowMs: number): Effect[] {
+    const isStart = this.#role === "joining";
+    if (this.#options.arbiter !== null) return this.#ask(isStart ? "start" : "takeover", nowMs);
+    return this.#promote(isStart ? "start" : "peer-silent", this.#next(), {
+      silentMs: isStart ? 0 : this.#silentMs(nowMs),
+      afresh: this.#role === "retired",
+      awakeMs: nowMs,
+    });
+  }
+
+  #silentMs(nowMs: number): number {
+    return this.#heardMs === null ? Infinity : nowMs - this.#heardMs;
+  }
+
+  #timeAsPrimary(nowMs: number): Effect[] {
+    const isArbitrated = this.#options.arbiter !== null;
+    if (this.maySpeak(nowMs)) this.#stalledSinceMs = null;
+    else if (isArbitrated) return this.#ask("hold", nowMs);
+    else {
+      // Whoever has taken over meanwhile is heard now, or is not to be heard at all.
+      this.#stalledSinceMs ??= nowMs;
+      if (nowMs - this.#stalledSinceMs > this.#silenceMs()) this.#awakeMs = nowMs;
+    }
+    if (!this.#counts) return isArbitrated ? this.#confirm(nowMs) : [];
+    // Waiting costs a moment of held output; dropping it costs every connection its protection.
+    if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return [];
+    this.handleChannelDown(`silent for ${this.#silentMs(nowMs).toFixed(1)} ms`);
+    return this.#goAlone(nowMs);
+  }
+
+  /** The standby is given up, once, after its channel broke; with an arbiter, on a grant only. */
+  #goAlone(nowMs: number): Effect[] {
     const reason = this.#lostStandby;
     if (reason === null) return [];
+    if (this.#options.arbiter !== null) {
+      if (this.#heldEpoch === null) return this.#ask("hold", nowMs);
+      this.#announce();
+    }
     this.#lostStandby = null;
-    return [{ kind: "dropStandby", reason }];
+    this.#nextConsultMs = nowMs + CONFIRM_MS;
+    return [
+      { kind: "dropStandby", reason },
+      judged("standby lost", { why: reason, silentMs: round(this.#silentMs(nowMs)) }),
+    ];
   }
+
+  /** Alone: does the register still name us? */
+  #confirm(nowMs: number): Effect[] {
+    if (nowMs < this.#nextConsultMs || this.#asked !== null) return [];
+    this.#nextConsultMs = nowMs + CONFIRM_MS;
+    this.#consulted = { ticket: ++this.#tickets, askedMs: nowMs };
+    return [{ kind: "consult", ticket: this.#consulted.ticket }];
+  }
+
+  // The register ----------------------------------------------------------------------------------
 
   /** An epoch newer than any we know of. */
   #next(): number {
-    return Math.max(this.#epoch, this.#peerEpoch) + 1;
+    const voided = Math.max(this.#voided, this.#peerVoid?.epoch ?? 0, this.#given?.epoch ?? 0);
+    const known = Math.max(this.#epoch, this.#peerEpoch, this.#heldEpoch ?? 0, this.#observed);
+    return Math.max(known, voided) + 1;
   }
 
-  #promote(reason: TakeoverReason, epoch: number, silentMs: number): Effect[] {
+  /** Claims an epoch, unless a claim is under way or it is too soon after one without an answer. */
+  #ask(purpose: Purpose, nowMs: number): Effect[] {
+    const effects: Effect[] = [];
+    if (this.#isSwitching && purpose === "hold") {
+      // The epoch for the standby would be older than the one we are to ask for.
+      this.#isSwitching = false;
+      if (this.#asked?.purpose === "switch") this.#withdraw();
+      effects.push({ kind: "keep", why: "the standby was not heard in time" });
+    }
+    const isBusy = this.#asked !== null || this.#probe !== null;
+    if (isBusy || nowMs < this.#retryAtMs) return effects;
+    const isInStep = this.#inStep;
+    if (purpose === "takeover") {
+      effects.push(judged(this.#peerAlive ? "nobody speaks" : "peer silent", {
+        silentMs: round(this.#silentMs(nowMs)),
+        limitMs: this.#silenceMs(),
+        peerRole: this.#peerRole,
+        inStep: isInStep,
+      }));
+    } else if (purpose === "hold") {
+      effects.push(judged(this.#counts ? "standby silent" : "own stall", {
+        silentMs: round(this.#silentMs(nowMs)),
+        echoedMsAgo: round(nowMs - this.#leaseFromMs),
+        awakeMsAgo: round(nowMs - this.#awakeMs),
+      }));
+    }
+    if (this.#role === "primary" || isInStep) return [...effects, this.#claim(purpose, nowMs)];
+    // Nothing tells whether who had the service last is gone, but its silence at the address.
+    const ticket = ++this.#tickets;
+    this.#probe = { ticket, purpose, sinceMs: nowMs };
+    return [...effects, { kind: "probe", ticket }];
+  }
+
+  /** Nobody has answered for the address, or the one with the hardware address `by`. */
+  handleProbe(ticket: number, by: string | null, nowMs: number): Effect[] {
+    const probe = this.#probe;
+    if (probe === null || probe.ticket !== ticket) return [];
+    this.#probe = null;
+    if (by === null) return [this.#claim(probe.purpose, nowMs)];
+    this.#retryAtMs = nowMs + OCCUPIED_MS;
+    return [judged("address in use", { by, silentMs: round(this.#silentMs(nowMs)) })];
+  }
+
+  #claim(purpose: Purpose, nowMs: number): Effect {
+    const { node, peer, token } = this.#options;
+    const term = Math.max(this.#epoch, this.#heldEpoch ?? 0);
+    const isBound = this.#role === "primary" || this.#inStep;
+    const expect = isBound ? term : Math.max(term, this.#observed);
+    const voids = [{ token, epoch: this.#voided }];
+    if (this.#peerVoid !== null) voids.push(this.#peerVoid);
+    if (this.#given !== null) voids.push(this.#given);
+    const owner = purpose === "switch" ? peer! : node;
+    return this.#send(purpose, { expect, voids, epoch: this.#next(), owner, token }, nowMs);
+  }
+
+  #send(purpose: Purpose, claim: Claim, nowMs: number): Effect {
+    const ticket = ++this.#tickets;
+    this.#asked = { ticket, purpose, claim, askedMs: nowMs };
+    return { kind: "arbitrate", ticket, purpose, claim };
+  }
+
+  /** The claim under way is wanted no more: we shall never act on its epoch. */
+  #withdraw(): void {
+    this.#probe = null;
+    if (this.#asked === null) return;
+    this.#voided = Math.max(this.#voided, this.#asked.claim.epoch);
+    this.#asked = null;
+  }
+
+  /** What became of a claim. */
+  handleVerdict(verdict: Verdict, nowMs: number): Effect[] {
+    const asked = this.#asked;
+    if (asked === null || verdict.ticket !== asked.ticket) return [];
+    const { purpose, askedMs } = asked;
+    const note = this.#note(verdict, asked, nowMs);
+    switch (verdict.kind) {
+      case "granted":
+        return [note, ...this.#granted(asked, nowMs)];
+      case "lost":
+        this.#asked = null;
+        return [note, ...this.#lost(verdict.value, purpose, nowMs)];
+      case "unreachable":
+        // It may have been granted all the same; whoever claims next may expect that.
+        this.#withdraw();
+        this.#retryAtMs = Math.max(nowMs, askedMs + this.#retryMs);
+        this.#retryMs = Math.min(2 * this.#retryMs, RETRY_MS_MAX);
+        if (purpose !== "switch") return [note];
+        this.#isSwitching = false;
+        return [note, { kind: "keep", why: verdict.why }];
+    }
+  }
+
+  #note(verdict: Verdict, { purpose, claim, askedMs }: Asked, nowMs: number): Effect {
+    const { kind: outcome } = verdict;
+    this.#reachable = outcome !== "unreachable";
+    const value = outcome === "lost" ? verdict.value : null;
+    const detail = outcome === "unreachable"
+      ? verdict.why
+      : outcome === "granted"
+      ? `epoch ${claim.epoch}`
+      : value === null
+      ? "the register is empty"
+      : `epoch ${value.epoch} belongs to ${value.owner}`;
+    const tookMs = Math.round((nowMs - askedMs) * 1000) / 1000;
+    this.#last = { purpose, outcome, epoch: claim.epoch, atMs: nowMs, tookMs, detail };
+    return judged(`arbiter: ${outcome}`, { purpose, epoch: claim.epoch, detail, tookMs });
+  }
+
+  #granted(asked: Asked, nowMs: number): Effect[] {
+    const { purpose, claim: { epoch }, askedMs } = asked;
+    const { grantMs } = this.#options.arbiter!;
+    if (nowMs - askedMs > grantMs) {
+      // Meanwhile somebody may have claimed the next one: asked again, the register tells.
+      return [this.#send(purpose, asked.claim, nowMs)];
+    }
+    this.#asked = null;
+    this.#retryMs = RETRY_MS;
+    const awakeMs = grantMs === Infinity ? nowMs : askedMs;
+    switch (purpose) {
+      case "switch":
+        // Until it is handed over, nobody acts on it.
+        this.#voided = Math.max(this.#voided, epoch);
+        return [{ kind: "handOver", epoch }];
+      case "hold":
+        this.#heldEpoch = epoch;
+        this.#awakeMs = awakeMs;
+        if (!this.#counts) this.#announce();
+        return [{ kind: "storeEpoch", epoch }];
+      case "start":
+      case "takeover":
+        return this.#promote(purpose === "start" ? "start" : "peer-silent", epoch, {
+          silentMs: purpose === "start" ? 0 : this.#silentMs(nowMs),
+          afresh: !this.#inStep,
+          awakeMs,
+        });
+    }
+  }
+
+  #lost(value: RegisterValue | null, purpose: Purpose, nowMs: number): Effect[] {
+    const epoch = value?.epoch ?? 0;
+    this.#retryAtMs = nowMs + RETRY_MS;
+    if (value?.owner === this.#options.node && this.#role !== "primary") {
+      // Given to us without our knowing: nobody else can act on it.
+      this.#given = { token: value.token, epoch };
+      this.#retryAtMs = nowMs;
+      return [];
+    }
+    this.#observed = Math.max(this.#observed, epoch);
+    if (purpose === "hold" || purpose === "switch") {
+      return this.#retire("the register names another primary", {
+        owner: value?.owner ?? null,
+        epoch,
+        own: this.#epoch,
+      });
+    }
+    // Whoever has won is heard soon, or is gone: then it is for us again, but as at a first start.
+    this.#refused = true;
+    if (this.#role !== "joining") this.#silenceObservedMs = 0;
+    return [];
+  }
+
+  /** What the register holds, in answer to `consult`; `undefined` when it could not be read. */
+  handleRegister(ticket: number, value: RegisterValue | null | undefined, nowMs: number): Effect[] {
+    if (this.#consulted?.ticket !== ticket) return [];
+    this.#consulted = null;
+    this.#reachable = value !== undefined;
+    if (value === undefined || this.#role !== "primary") return [];
+    if (value === null || value.epoch < this.#epoch) return this.#ask("hold", nowMs);
+    const isVoid = value.token === this.#peerVoid?.token && value.epoch <= this.#peerVoid.epoch;
+    if (value.epoch === this.#epoch || isVoid || value.owner === this.#options.node) return [];
+    this.#observed = Math.max(this.#observed, value.epoch);
+    return this.#retire("the register names another primary", {
+      owner: value.owner,
+      epoch: value.epoch,
+      own: this.#epoch,
+    });
+  }
+
+  // Changes of role -------------------------------------------------------------------------------
+
+  #promote(
+    reason: TakeoverReason,
+    epoch: number,
+    how: { silentMs: number; afresh: boolean; awakeMs: number },
+  ): Effect[] {
+    const { silentMs, afresh, awakeMs } = how;
     this.#epoch = epoch;
+    this.#awakeMs = awakeMs;
+    this.#heldEpoch = null;
+    this.#stateEpoch = null;
+    this.#nextConsultMs = awakeMs + CONFIRM_MS;
     if (reason !== "switch") this.#channelUp = false;
     return this.#become("primary", [
       { kind: "storeEpoch", epoch },
-      { kind: "promote", reason, epoch, silentMs },
+      { kind: "promote", reason, epoch, silentMs, afresh },
     ]);
   }
 
-  #retire(reason: string): Effect[] {
+  #retire(reason: string, evidence: Evidence): Effect[] {
+    const epoch = Math.max(this.#epoch, this.#heldEpoch ?? 0);
     this.#channelUp = false;
+    this.#heldEpoch = null;
+    this.#stateEpoch = null;
+    this.#silenceObservedMs = 0;
+    this.#withdraw();
     return this.#become("retired", [
       { kind: "silence", reason },
-      { kind: "storeEpoch", epoch: this.#epoch },
+      { kind: "storeEpoch", epoch },
+      judged("retired", { why: reason, ...evidence }),
     ]);
   }
 
@@ -269,6 +828,18 @@ export class Replica {
     this.#role = role;
     this.#lostStandby = null;
     this.#leaderlessSinceMs = null;
+    this.#stalledSinceMs = null;
+    this.#isSwitching = false;
+    this.#refused = false;
     return effects;
   }
+}
+
+function judged(judgement: string, evidence: Evidence): Effect {
+  return { kind: "judgement", judgement, evidence };
+}
+
+/** Milliseconds with three places; texts for what JSON has no number for. */
+function round(ms: number): number | string {
+  return Number.isFinite(ms) ? Math.round(ms * 1000) / 1000 : "never";
 }

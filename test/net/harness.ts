@@ -73,6 +73,12 @@ export interface SiteOptions {
   clientMtu?: number;
   /** Further keys of the service in the configuration. */
   service?: Record<string, unknown>;
+  /** Further keys of the cluster in the configuration. */
+  cluster?: Record<string, unknown>;
+  /** A witness on a machine of its own is the arbiter; default none. */
+  witness?: boolean;
+  /** Replication links between the hosts; default 1. */
+  links?: 1 | 2;
 }
 
 /** What the mixed client is to do; see workload.ts. */
@@ -108,11 +114,13 @@ export async function withSite(
   body: (site: Site) => Promise<void>,
 ): Promise<void> {
   const { family = 4, mtu, clientMtu, hosts = ["a", "b"] } = options;
-  const topologyOptions: TopologyOptions = { ipv6: family === 6, mtu, clientMtu };
+  const { witness, links } = options;
+  const topologyOptions: TopologyOptions = { ipv6: family === 6, mtu, clientMtu, witness, links };
   const topology = await Topology.create(topologyOptions);
   const site = new Site(topology, context.directory, options);
   try {
     await site.setHostMtu();
+    if (witness === true) await site.startWitness();
     for (const host of hosts) await site.startDaemon(host);
     await body(site);
   } catch (error) {
@@ -142,6 +150,7 @@ export class Site {
   readonly #options: SiteOptions;
   readonly #daemons = new Map<HostName, DaemonProcess>();
   #hop?: SplicedHop;
+  #witness?: Deno.ChildProcess;
 
   /** Use {@linkcode withSite}. */
   constructor(topology: Topology, directory: string, options: SiteOptions) {
@@ -166,10 +175,10 @@ export class Site {
 
   /** Starts a host's daemon and waits until it answers. */
   async startDaemon(host: HostName): Promise<void> {
-    const { run, service } = this.#options;
+    const { run, service, cluster } = this.#options;
     const commands = typeof run === "function" ? run(this) : run;
     const configPath = await this.topology.writeConfig(host, {
-      cluster: { detect: DETECT },
+      cluster: { detect: DETECT, ...cluster },
       service: { ...(commands === undefined ? {} : { run: commands[host] }), ...service },
     });
     this.#daemons.set(host, await this.topology.startDaemon(host, configPath));
@@ -187,6 +196,18 @@ export class Site {
   async startServer(host: HostName, [program, ...args]: string[]): Promise<void> {
     startProcess(program, args, { namespace: this.topology.appNamespace(host) });
     await this.#waitListening(host);
+  }
+
+  /** Starts the witness, with what it knew before. */
+  async startWitness(): Promise<void> {
+    this.#witness = await this.topology.startWitness();
+  }
+
+  /** Ends the witness by SIGKILL. */
+  async killWitness(): Promise<void> {
+    this.#witness?.kill("SIGKILL");
+    await this.#witness?.status;
+    this.#witness = undefined;
   }
 
   /** Process id of a host's daemon. */

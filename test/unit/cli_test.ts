@@ -71,6 +71,7 @@ Deno.test("holdfast offers nothing that does not exist", () => {
     "status",
     "connections",
     "switch",
+    "witness",
     "check",
     "demo",
     "lab",

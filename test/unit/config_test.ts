@@ -69,6 +69,7 @@ const FULL_CONFIG: Config = {
   node: { name: "a", stateDir: "/var/lib/holdfast", control: "/run/holdfast/a.sock" },
   peers: [{ name: "b", links: [{ local: "10.0.0.1:7946", remote: "10.0.0.2:7946" }] }],
   cluster: {
+    name: "a+b",
     tls: {
       ca: "/etc/holdfast/ca.pem",
       cert: "/etc/holdfast/a.pem",
@@ -328,8 +329,8 @@ Deno.test("loadConfig() says which file it cannot read", async () => {
 Deno.test("unsupported() names what this version does not do", () => {
   const config = parseConfig(FULL.replace('"hot"', '"log"'), "x");
   const found = unsupported(config);
-  strictEqual(found.length, 3);
-  for (const word of ["cluster.tls", "cluster.arbiter", 'mode "log"']) {
+  strictEqual(found.length, 2);
+  for (const word of ["cluster.tls", 'mode "log"']) {
     ok(found.some((line) => line.includes(word)), word);
   }
   deepStrictEqual(unsupported(parseConfig(PAIR, "x")), []);

@@ -58,8 +58,15 @@ interface Sample {
 }
 
 const SERVICES: BeatService[] = [
-  { name: "web", role: "primary", epoch: 7, ready: true },
-  { name: "db", role: "joining", epoch: 0xffffffff, ready: false },
+  { name: "web", role: "primary", epoch: 7, ready: true, asking: false, voided: 6 },
+  {
+    name: "db",
+    role: "joining",
+    epoch: 0xffffffff,
+    ready: false,
+    asking: true,
+    voided: 0xffffffff,
+  },
 ];
 const BEAT: Beat = {
   kind: "beat",
@@ -87,7 +94,7 @@ const FRAMES: Frame[] = [
   { kind: "refuse", why: "no service of that name" },
 ];
 
-const SERVICE_TYPES: FieldType[] = ["text", "role", "u32", "bit"];
+const SERVICE_TYPES: FieldType[] = ["text", "role", "u32", "bit", "bit", "u32"];
 const FRAME_TYPES: Record<Frame["kind"], FieldType[]> = {
   hello: ["text", "text", "u32", "u32", "u32", "u32"],
   welcome: ["text", "u32", "u32", "u32", "u32"],
@@ -114,8 +121,15 @@ function frameSample(frame: Frame): Sample {
 }
 
 function serviceItems(service: BeatService): number[][] {
-  const { name, role, epoch, ready } = service;
-  return [text(name), uint(ROLES.indexOf(role)), uint(epoch), uint(ready ? 1 : 0)];
+  const { name, role, epoch, ready, asking, voided } = service;
+  return [
+    text(name),
+    uint(ROLES.indexOf(role)),
+    uint(epoch),
+    uint(ready ? 1 : 0),
+    uint(asking ? 1 : 0),
+    uint(voided),
+  ];
 }
 
 const BEAT_SAMPLE: Sample = {
@@ -299,6 +313,8 @@ Deno.test("a beat carries as many services with as long names as a configuration
     role: ROLES[i % 4],
     epoch: 0xffffffff - i,
     ready: i % 2 === 0,
+    asking: i % 3 === 0,
+    voided: 0xffffffff - i,
   }));
   const beat = { ...BEAT, node: "n".repeat(32), seq: 0xffffffff, echoSeq: 0xffffffff, services };
   const bytes = encodeBeat(beat);

@@ -42,6 +42,9 @@ const STATUS: NodeStatus = {
       },
     },
     counters: { opened: 12 },
+    arbitration: { asking: null, reachable: null, last: null },
+    speaks: true,
+    judgements: [],
     warnings: ["no uplink"],
   }],
   peers: [{
