@@ -310,6 +310,22 @@ const PRIO_PROCESS = 0;
 /** Nice value of this thread: the data plane goes before servers that share its cores. */
 const NICE = -15;
 
+/**
+ * Where the kernel groups tasks by session, niceness counts within one session only: among all others
+ * the daemon would be one of many (sched(7), "The autogroup feature"). So its session becomes as nice as
+ * this thread, if it is the daemon's own, as under systemd. What fails here costs priority, nothing else.
+ */
+function raiseAutogroup(): void {
+  const stat = Deno.readTextFileSync("/proc/self/stat");
+  const session = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[3]);
+  if (session !== Deno.pid) return;
+  try {
+    Deno.writeTextFileSync("/proc/self/autogroup", String(NICE), { create: false });
+  } catch {
+    // No autogroups in this kernel, or no CAP_SYS_NICE.
+  }
+}
+
 /** Milliseconds since 1970 of a time of `performance.now()`. */
 function wallMs(ms: number): number {
   return performance.timeOrigin + ms;
@@ -541,6 +557,7 @@ class DataLoop {
       throw error;
     }
     libc.setpriority(PRIO_PROCESS, 0, NICE);
+    raiseAutogroup();
   }
 
   /** Runs until it is told to stop. */

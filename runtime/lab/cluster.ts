@@ -6,6 +6,7 @@
  * programs of their own: as scripts under Deno, or, where this is a compiled program, as itself (see main.ts).
  */
 
+import { inNamespace } from "../io/netns.ts";
 import type { ServiceStatus } from "../status.ts";
 import { type DaemonProcess, holdfastCommand, scriptPath } from "./daemon_process.ts";
 import { PORT_OFFSETS, type ServerKind } from "./servers.ts";
@@ -15,6 +16,10 @@ import type { Topology } from "./topology.ts";
 const READY_TIMEOUT_MS = 20_000;
 /** Port of the first kind of server. */
 export const FIRST_PORT = 80;
+const PORTS = Object.values(PORT_OFFSETS).map((offset) => FIRST_PORT + offset);
+
+/** State of a listening socket in `/proc/net/tcp`; proc_net(5). */
+const LISTENING = "0A";
 
 /** The daemons of a topology. */
 export class Cluster {
@@ -37,24 +42,42 @@ export class Cluster {
     const kind: ServerKind = "all";
     const configPath = await this.#topology.writeConfig(host, {
       service: {
-        ports: Object.values(PORT_OFFSETS).map((offset) => FIRST_PORT + offset),
+        ports: PORTS,
         run: labCommand("server", [kind, "--address", serviceAddress, "--port", `${FIRST_PORT}`]),
       },
     });
     this.#daemons.set(host, await this.#topology.startDaemon(host, configPath));
   }
 
-  /** Starts all daemons, and resolves when the first host is primary and the second could take over. */
+  /**
+   * Starts all daemons, and resolves when the first host is primary, the second could take over, and the
+   * servers of both listen.
+   */
   async startAll(): Promise<void> {
     await Promise.all(this.hosts.map((host) => this.start(host)));
     await Promise.all(
       this.hosts.map((host) =>
-        this.daemon(host).until((status) => isReady(status.services[0]), {
-          what: "a primary and a standby with running servers",
-          timeoutMs: READY_TIMEOUT_MS,
-        })
+        this.daemon(host).until(
+          ({ services: [service] }) => isReady(service) && this.#isListening(host),
+          { what: "a primary and a standby with servers that listen", timeoutMs: READY_TIMEOUT_MS },
+        )
       ),
     );
+  }
+
+  /** Whether a host's server listens on all its ports; a process that runs may take a while to. */
+  #isListening(host: string): boolean {
+    const rows = inNamespace(
+      this.#topology.appNamespace(host),
+      () =>
+        ["tcp", "tcp6"].flatMap((table) =>
+          Deno.readTextFileSync(`/proc/thread-self/net/${table}`).split("\n")
+        ),
+    ).map((row) => row.trim().split(/\s+/));
+    return PORTS.every((port) => {
+      const end = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+      return rows.some(([, local, , state]) => state === LISTENING && local.endsWith(end));
+    });
   }
 
   /**

@@ -179,7 +179,8 @@ export async function startDaemonProcess(
       places.logPath,
       ...holdfastCommand(["up", "-c", places.configPath]),
     ],
-    { env, stdout: "null", stderr: "inherit" },
+    // A session of its own, as a service manager would give it: see `raiseAutogroup()` in loop.ts.
+    { env, stdout: "null", stderr: "inherit", detached: true },
   );
   const daemon = new DaemonProcess(host.name, process, places);
   try {
