@@ -7,6 +7,9 @@
  * before it, so one send(2) carries both. Only what the socket does not take at once is copied, into
  * a bounded backlog that goes out before anything newer.
  *
+ * With a seal (seal.ts) a frame travels as the text of a record, sealed and opened in the same places:
+ * the record's header goes into the headroom too.
+ *
  *   inbox     | done | start .. fill: whole and partial frames | free |
  *   backlog   | sent | head .. tail | free |
  *
@@ -24,12 +27,16 @@ import {
   type Frame,
   MessageError,
 } from "./protocol/message.ts";
+import { NONCE_LENGTH, placeOf, RECORD_HEADER, type StreamSeal } from "./seal.ts";
 
 /** Octets that may wait for the socket. */
 export const BACKLOG_MAX = 16 << 20;
 
 /** Octets taken in one pass: what is behind them must not wait long for a beat. */
 const RECEIVE_MAX = 1 << 20;
+
+/** A frame without a body, where it can be sealed. */
+const small = placeOf(new Memory(RECORD_HEADER + 2 + ENVELOPE_MAX).bytes);
 
 /** One TCP connection to the peer, nonblocking. */
 export class Channel {
@@ -50,6 +57,12 @@ export class Channel {
   /** What `applied` was when the peer was told last. */
   acknowledged = 0;
 
+  /** Why a frame could not be taken; the channel is of no more use then. */
+  refused: string | null = null;
+
+  readonly #seal: StreamSeal | null;
+  /** What is said once the other side's nonce is known. */
+  #hello: Frame | null = null;
   readonly #core: Core;
   readonly #base: bigint;
   readonly #inbox: number;
@@ -60,12 +73,22 @@ export class Channel {
   #head = 0;
   #tail = 0;
 
-  /** Wraps `fd`; `base` is the address of the core's memory in this process. */
+  /**
+   * Wraps `fd`; `base` is the address of the core's memory in this process, `seal` what protects the
+   * connection, or null for plain text.
+   */
   constructor(
     fd: number,
-    options: { core: Core; base: bigint; connected: boolean; nowMs: number },
+    options: {
+      core: Core;
+      base: bigint;
+      connected: boolean;
+      seal: StreamSeal | null;
+      nowMs: number;
+    },
   ) {
     this.fd = fd;
+    this.#seal = options.seal;
     this.connected = options.connected;
     this.sinceMs = options.nowMs;
     this.#core = options.core;
@@ -105,7 +128,7 @@ export class Channel {
     try {
       this.#parse(handle);
     } catch (error) {
-      if (error instanceof MessageError) return error.message;
+      if (error instanceof MessageError) return this.refused = error.message;
       throw error;
     }
     return null;
@@ -114,6 +137,7 @@ export class Channel {
   #parse(handle: (frame: Frame, body: number) => void): void {
     const { bytes, wasm } = this.#core;
     while (this.fd >= 0 && this.#fill - this.#start >= 2) {
+      if (this.#seal !== null && !this.#openRecord(this.#seal)) return;
       const at = this.#inbox + this.#start;
       const envelopeLength = (bytes[at] << 8) | bytes[at + 1];
       if (envelopeLength === 0 || envelopeLength > ENVELOPE_MAX) {
@@ -135,6 +159,31 @@ export class Channel {
     }
   }
 
+  /** Opens the record at `#start` and moves to its text; false while it is not all there. */
+  #openRecord(seal: StreamSeal): boolean {
+    const { bytes, wasm } = this.#core;
+    const there = this.#fill - this.#start;
+    const at = this.#inbox + this.#start;
+    if (!seal.isMet) {
+      if (there < NONCE_LENGTH) return false;
+      seal.meet(bytes.slice(at, at + NONCE_LENGTH));
+      this.#start += NONCE_LENGTH;
+      if (this.#hello !== null) this.send(this.#hello, this.sinceMs);
+      this.#hello = null;
+      return false;
+    }
+    if (there < RECORD_HEADER) return false;
+    const length = seal.textLength(bytes, at);
+    if (length < 2 || length > 2 + ENVELOPE_MAX + wasm.bodySize()) {
+      throw new MessageError(`Cannot open a record: it has ${length} octets`);
+    }
+    if (there < RECORD_HEADER + length) return false;
+    const why = seal.open({ bytes, at, address: this.#base + BigInt(at) });
+    if (why !== null) throw new MessageError(`Cannot open a record: ${why}`);
+    this.#start += RECORD_HEADER;
+    return true;
+  }
+
   #compact(): void {
     if (this.#start === this.#fill) {
       this.#start = 0;
@@ -147,14 +196,25 @@ export class Channel {
     }
   }
 
+  /** Says hello on a connection that this side has opened. */
+  greet(hello: Frame, nowMs: number): void {
+    if (this.#seal === null) return this.send(hello, nowMs);
+    this.#hello = hello;
+    this.#queue(this.#seal.nonce, nowMs);
+    this.flush(nowMs);
+  }
+
   /** Sends a frame without a body. */
   send(frame: Frame, nowMs: number): void {
     const envelope = encodeFrame(frame);
-    const bytes = new Uint8Array(2 + envelope.length);
-    bytes[0] = envelope.length >> 8;
-    bytes[1] = envelope.length;
-    bytes.set(envelope, 2);
-    this.#queue(bytes, nowMs);
+    const { bytes } = small;
+    bytes[RECORD_HEADER] = envelope.length >> 8;
+    bytes[RECORD_HEADER + 1] = envelope.length;
+    bytes.set(envelope, RECORD_HEADER + 2);
+    const length = 2 + envelope.length;
+    if (this.#seal !== null && !this.#seal.seal(small, length)) return this.close();
+    const start = this.#seal === null ? RECORD_HEADER : 0;
+    this.#queue(bytes.subarray(start, RECORD_HEADER + length), nowMs);
     this.flush(nowMs);
   }
 
@@ -166,11 +226,17 @@ export class Channel {
     const committed = this.applied;
     const envelope = encodeFrame({ kind: "data", epoch, seq, committed, bodyLength });
     this.acknowledged = committed;
-    const at = wasm.body() - envelope.length - 2;
+    let at = wasm.body() - envelope.length - 2;
     bytes[at] = envelope.length >> 8;
     bytes[at + 1] = envelope.length;
     bytes.set(envelope, at + 2);
-    const length = 2 + envelope.length + bodyLength;
+    let length = 2 + envelope.length + bodyLength;
+    if (this.#seal !== null) {
+      at -= RECORD_HEADER;
+      const place = { bytes, at, address: this.#base + BigInt(at) };
+      if (!this.#seal.seal(place, length)) return this.close();
+      length += RECORD_HEADER;
+    }
     let sent = 0;
     if (!this.hasBacklog) {
       const result = libc.send(this.fd, this.#base + BigInt(at), length, MSG_NOSIGNAL);
@@ -221,6 +287,7 @@ export class Channel {
   /** Closes the descriptor. */
   close(): void {
     if (this.fd >= 0) libc.close(this.fd);
+    this.#seal?.close();
     this.fd = -1;
     this.open = false;
   }

@@ -19,7 +19,8 @@
  *     [cluster]
  *     name = "a+b"                          at the arbiter; default all nodes' names, sorted
  *     insecure = true                       replicate in plain text; or:
- *     tls = { ca = "ca.pem", cert = "a.pem", key = "a.key" }
+ *     tls = { ca = "ca.pem", cert = "a.pem", key = "a.key" }     made by "holdfast keys"
+ *                                           also renew = "10min", renew_size = "64GiB": fresh keys so often
  *     heartbeat = "10ms"                    1ms to 10s
  *     detect = 3                            heartbeats missed on every link before the peer is down, 2 to 100
  *     spin = "50us"                         keep polling so long after the last packet; "0us" saves a core
@@ -123,7 +124,7 @@ export interface ClusterConfig {
   /** Its name at the arbiter. */
   name: string;
   /** Certificates; absolute file names. */
-  tls: { ca: string; cert: string; key: string } | null;
+  tls: TlsConfig | null;
   /** Whether plain text between replicas is accepted. */
   insecure: boolean;
   /** Interval of heartbeats, milliseconds. */
@@ -134,6 +135,20 @@ export interface ClusterConfig {
   spinUs: number;
   /** Who decides when the replicas lose sight of each other. */
   arbiter: ArbiterConfig | null;
+}
+
+/** Table `cluster.tls`. */
+export interface TlsConfig {
+  /** Certificates of authorities, absolute file name. */
+  ca: string;
+  /** This node's certificate, absolute file name. */
+  cert: string;
+  /** Its private key, absolute file name. */
+  key: string;
+  /** How old keys of replication and heartbeats become, milliseconds. */
+  renewMs: number;
+  /** How much is sealed with one of them, octets. */
+  renewOctets: number;
 }
 
 /** An arbiter. */
@@ -462,7 +477,13 @@ const SCHEMA = table("the top level", {
   cluster: v.optional(
     table("[cluster]", {
       tls: v.optional(
-        table("tls", { ca: fileName(), cert: fileName(), key: fileName() }),
+        table("tls", {
+          ca: fileName(),
+          cert: fileName(),
+          key: fileName(),
+          renew: v.optional(duration("1s", "24h"), "10min"),
+          renew_size: v.optional(size("1MiB", "1024GiB"), "64GiB"),
+        }),
       ),
       name: v.optional(matching(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$/, CLUSTER_NAME_ALLOWED)),
       insecure: v.optional(flag(), false),
@@ -693,6 +714,7 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
 
   const cluster = isTable(raw.cluster) ? raw.cluster as Record<string, unknown> : {};
   const hasTls = cluster.tls !== undefined;
+  if (hasTls) problems.push(...controlPortProblems(peers));
   if (hasTls && cluster.insecure === true) {
     problems.push({
       path: "cluster.insecure",
@@ -709,6 +731,31 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
     });
   }
   return problems;
+}
+
+/** Certificates take the port above each link's too (peer_control.ts). */
+function controlPortProblems(peers: readonly Record<string, unknown>[]): ConfigProblem[] {
+  const ends = peers.flatMap((peer, number) =>
+    tablesAt(peer.links).map((link, index) => ({
+      path: `peer[${number}].links[${index}]`,
+      local: canonicalEndpoint(textAt(link, "local")),
+      remote: canonicalEndpoint(textAt(link, "remote")),
+    }))
+  );
+  const locals = ends.map(({ local }) => local);
+  return ends.flatMap(({ path, ...link }) =>
+    (["local", "remote"] as const).flatMap((side) => {
+      const text = link[side];
+      if (text === undefined) return [];
+      const { address, port } = parseHostPort(text);
+      const next = port === 65535 ? null : formatHostPort({ address, port: port + 1 });
+      if (next !== null && (side === "remote" || !locals.includes(next))) return [];
+      const found = next === null ? "" : `, and ${next} is another link's`;
+      const message = `found ${show(text)}${found}, allowed with tls: a port below 65535 whose ` +
+        "successor is free for the control connection";
+      return [{ path: `${path}.${side}`, message }];
+    })
+  );
 }
 
 /** A problem for each value that stood there before. */
@@ -783,6 +830,8 @@ function toConfig(document: Document, file: string): Config {
         ca: resolve(directory, tls.ca),
         cert: resolve(directory, tls.cert),
         key: resolve(directory, tls.key),
+        renewMs: tls.renew / 1000,
+        renewOctets: tls.renew_size,
       },
       insecure: cluster.insecure,
       heartbeatMs: cluster.heartbeat / 1000,
@@ -822,9 +871,6 @@ function toConfig(document: Document, file: string): Config {
 export function unsupported(config: Config): string[] {
   const { cluster, peers, services } = config;
   const found: string[] = [];
-  if (cluster.tls !== null) {
-    found.push("cluster.tls: replication is not encrypted yet; remove it and set insecure = true");
-  }
   if (cluster.arbiter !== null && cluster.arbiter.kind !== "witness") {
     found.push(`cluster.arbiter: kind "${cluster.arbiter.kind}" is not there yet; use "witness"`);
   }

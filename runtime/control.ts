@@ -396,6 +396,22 @@ export function renderMetrics(status: NodeStatus): string {
         rttUs === null ? [] : [[{ peer, local, remote }, rttUs / 1e6]]
       ),
     ),
+    family(
+      "holdfast_control_up",
+      "gauge",
+      "1 while the control connection to a peer stands.",
+      peers.flatMap(({ name, control }): Sample[] =>
+        control === null ? [] : [[{ peer: name }, control === "up" ? 1 : 0]]
+      ),
+    ),
+    family(
+      "holdfast_refused_total",
+      "counter",
+      "What came over the links and was not the peer's own, by kind.",
+      peers.flatMap(({ name, refused }) =>
+        Object.entries(refused).map(([kind, number]): Sample => [{ peer: name, kind }, number])
+      ),
+    ),
   ];
   return families.join("");
 }

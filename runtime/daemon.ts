@@ -21,6 +21,8 @@ import { closeAll } from "./io/libc.ts";
 import { type ServiceNetwork, setUpServiceNetwork } from "./io/namespace.ts";
 import { mailbox, post } from "./io/socket.ts";
 import type { Logger } from "./log.ts";
+import { PeerControl } from "./peer_control.ts";
+import { Refusals } from "./refusals.ts";
 import type {
   LoopCommand,
   LoopConnection,
@@ -83,6 +85,9 @@ class Daemon implements DaemonApi {
   #mailbox: { near: number; far: number } | null = null;
   #arbiter: Arbiter | null = null;
   #worker: Worker | null = null;
+  /** Null for plain text, or without a peer. */
+  #peerControl: PeerControl | null = null;
+  readonly #refusals: Refusals;
   #nextId = 1;
   #dead: string | null = null;
   #stopped: Promise<void> | null = null;
@@ -91,6 +96,7 @@ class Daemon implements DaemonApi {
   constructor(config: Config, log: Logger) {
     this.#config = config;
     this.#log = log;
+    this.#refusals = new Refusals((text, fields) => log.warn(text, fields));
   }
 
   async start(): Promise<void> {
@@ -131,6 +137,20 @@ class Daemon implements DaemonApi {
     this.#mailbox = mailbox();
     this.#arbiter = await openArbiter(config);
     const [peer] = config.peers;
+    const { tls } = config.cluster;
+    if (peer !== undefined && tls !== null) {
+      this.#peerControl = new PeerControl({
+        node: config.node.name,
+        peer,
+        files: tls,
+        renewMs: tls.renewMs,
+        key: (command) => this.#ask(command),
+        log: this.#log,
+        refusals: this.#refusals,
+      });
+      // Before the loop, which listens only for a while before it takes a service for free.
+      await this.#peerControl.start();
+    }
     await this.#startLoop({
       node: config.node.name,
       peer: peer === undefined ? null : { name: peer.name, links: peer.links },
@@ -138,6 +158,7 @@ class Daemon implements DaemonApi {
       detect: config.cluster.detect,
       spinUs: config.cluster.spinUs,
       arbiter: this.#arbiter?.times ?? null,
+      seal: tls === null ? null : { renewOctets: tls.renewOctets },
       mailboxFd: this.#mailbox.far,
       services,
     });
@@ -190,6 +211,9 @@ class Daemon implements DaemonApi {
           break;
         case "ask":
           this.#askArbiter(message);
+          break;
+        case "worn":
+          this.#peerControl?.noteWorn();
           break;
         case "stopped":
           break;
@@ -301,7 +325,12 @@ class Daemon implements DaemonApi {
           warnings: [],
         };
       }),
-      peers: this.#config.peers.map((peer) => ({ name: peer.name, links: loop.links })),
+      peers: this.#config.peers.map((peer) => ({
+        name: peer.name,
+        links: loop.links,
+        control: this.#peerControl === null ? null : this.#peerControl.isUp ? "up" : "down",
+        refused: { ...loop.refused, control: this.#refusals.counts.control },
+      })),
     };
   }
 
@@ -339,6 +368,7 @@ class Daemon implements DaemonApi {
         this.#log.warn("data plane did not stop", { why: (error as Error).message });
       }
     }
+    this.#peerControl?.stop();
     this.#worker?.terminate();
     this.#arbiter?.close();
     this.#dead ??= "stopped";

@@ -38,6 +38,7 @@ import {
 } from "./core.ts";
 import { AddressClaim } from "./io/address_claim.ts";
 import { addressOf, libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
+import { openLibcrypto } from "./io/libcrypto.ts";
 import {
   acceptTcp,
   bindUdp,
@@ -48,11 +49,12 @@ import {
   socketError,
   take,
 } from "./io/socket.ts";
+import { Greeting, type Hello } from "./greeting.ts";
+import { Keyring } from "./protocol/keyring.ts";
 import {
   type Beat,
   BEAT_MAX,
   decodeBeat,
-  decodeFrame,
   encodeBeat,
   type Frame,
   MessageError,
@@ -68,6 +70,8 @@ import {
   type TakeoverReason,
   type Verdict,
 } from "./protocol/replica.ts";
+import { type RefusalKind, Refusals } from "./refusals.ts";
+import { BEAT_HEADER, BeatSeal, placeOf, StreamSeal } from "./seal.ts";
 import { Spin } from "./spin.ts";
 import type { TakeoverStatus } from "./status.ts";
 
@@ -85,6 +89,8 @@ export interface LoopOptions {
   spinUs: number;
   /** Who decides when the replicas lose sight of each other; null for nobody. */
   arbiter: ArbiterTimes | null;
+  /** How traffic with the peer is protected; null for plain text. */
+  seal: { renewOctets: number } | null;
   /** Where commands arrive. */
   mailboxFd: number;
   /** The services of this node. */
@@ -187,6 +193,8 @@ export interface LoopStatus {
   services: LoopServiceStatus[];
   /** One for each link. */
   links: LoopLinkStatus[];
+  /** What came over the links and was not the peer's, by kind. */
+  refused: Record<RefusalKind, number>;
   /** Longest pass since the last question, milliseconds. */
   longestPassMs: number;
 }
@@ -264,7 +272,13 @@ export type LoopCommand =
     | { kind: "verdict"; service: string; verdict: Verdict }
     /** What a register holds; without a value it could not be read. */
     | { kind: "register"; service: string; ticket: number; value?: RegisterValue | null }
+    | KeyCommand
   );
+
+/** One step of a key's life (protocol/keyring.ts); `secret`, to install, in hexadecimal digits. */
+export type KeyCommand =
+  | { kind: "key"; step: "install"; keyId: number; secret: string }
+  | { kind: "key"; step: "use" | "keepOnly"; keyId: number };
 
 /** What the worker posts. */
 export type LoopMessage =
@@ -280,6 +294,8 @@ export type LoopMessage =
     text: string;
     fields: Record<string, unknown>;
   }
+  /** So much was sealed with the key in use that a new one should be agreed on. */
+  | { kind: "worn" }
   | { kind: "stopped" };
 
 /** A peer that takes nothing from the channel for so long is no standby. */
@@ -298,9 +314,13 @@ const ANNOUNCE_AGAIN_MS = [10, 50, 200, 1000] as const;
 const WAIT_MAX_MS = 100;
 /** While timers of the core run. */
 const WAIT_TIMERS_MS = 5;
-const DATAGRAM_MAX = BEAT_MAX;
+const DATAGRAM_MAX = BEAT_MAX + BEAT_HEADER;
 /** Busy passes go on without poll for at most so long: a beat must not lie unread. */
 const POLL_EVERY_MS = 0.5;
+/** Beats are heard only once keys are agreed on: a call, TLS, and three messages. */
+const LISTEN_SEALED_MS = 1000;
+/** Connections that may wait for their greeting. */
+const GREETINGS_MAX = 16;
 /** Sent beats whose time is remembered for the round trip. */
 const BEATS_KEPT = 64;
 /** Judgements that are shown. */
@@ -338,14 +358,16 @@ class Link {
   readonly text: { local: string; remote: string };
   readonly udp: number;
   readonly listener: number;
+  readonly seal: BeatSeal | null;
   heardMs: number | null = null;
   heardSeq = 0;
   heardAtMs = 0;
   rttUs: number | null = null;
   readonly #sentMs = new Float64Array(BEATS_KEPT);
 
-  constructor(text: { local: string; remote: string }) {
+  constructor(text: { local: string; remote: string }, seal: BeatSeal | null) {
     this.text = text;
+    this.seal = seal;
     this.local = parseHostPort(text.local);
     this.remote = parseHostPort(text.remote);
     this.udp = bindUdp(this.local, { remote: this.remote });
@@ -373,6 +395,7 @@ class Link {
   close(): void {
     libc.close(this.udp);
     libc.close(this.listener);
+    this.seal?.close();
   }
 }
 
@@ -461,6 +484,7 @@ class Service {
       epoch: readEpoch(options.epochFile),
       token,
       arbiter: loop.arbiter,
+      listenMs: loop.seal === null ? undefined : LISTEN_SEALED_MS,
     }, nowMs);
     wasm.setMssMax(this.mssFor(options.mtu));
     this.claim = new AddressClaim({
@@ -518,12 +542,14 @@ class DataLoop {
   readonly #options: LoopOptions;
   readonly #services: Service[] = [];
   readonly #links: Link[] = [];
-  readonly #greeting = new Map<
-    number,
-    { fd: number; sinceMs: number; bytes: Memory; fill: number }
-  >();
+  readonly #greeting = new Map<number, Greeting>();
+  /** Null for plain text. */
+  readonly #keyring: Keyring | null;
+  readonly #refusals = new Refusals((text, fields) => this.#log("warn", text, fields));
   readonly #datagram = new Memory(DATAGRAM_MAX);
+  readonly #datagramPlace = placeOf(this.#datagram.bytes);
   readonly #beatOut = new Memory(DATAGRAM_MAX);
+  readonly #beatPlace = placeOf(this.#beatOut.bytes);
   readonly #polls = new Memory(8 * 256);
   #pollCount = 0;
   readonly #incarnation: number;
@@ -547,8 +573,14 @@ class DataLoop {
     [this.#incarnation, this.#beatSeq] = crypto.getRandomValues(new Uint32Array(2));
     const token = this.#incarnation.toString(16);
     const nowMs = performance.now();
+    this.#keyring = options.seal === null ? null : new Keyring(options.seal.renewOctets);
     try {
-      for (const link of options.peer?.links ?? []) this.#links.push(new Link(link));
+      if (this.#keyring !== null) openLibcrypto();
+      for (const link of options.peer?.links ?? []) {
+        const ends = { node: options.node, peer: options.peer!.name, ...link };
+        const seal = this.#keyring === null ? null : new BeatSeal(this.#keyring, ends);
+        this.#links.push(new Link(link, seal));
+      }
       for (const service of options.services) {
         this.#services.push(new Service(service, { loop: options, token, nowMs }));
       }
@@ -575,7 +607,7 @@ class DataLoop {
       service.close();
     }
     for (const link of this.#links) link.close();
-    for (const { fd } of this.#greeting.values()) libc.close(fd);
+    for (const fd of this.#greeting.keys()) this.#dropGreeting(fd);
   }
 
   #log(
@@ -600,6 +632,7 @@ class DataLoop {
     else this.#nextPollMs = 0;
     this.#beatIfDue();
     for (const service of this.#services) this.#judge(service, startMs);
+    if (this.#keyring?.takeWorn()) post({ kind: "worn" });
     this.#passedMs = performance.now();
     this.#longestPassMs = Math.max(this.#longestPassMs, this.#passedMs - startMs);
   }
@@ -715,6 +748,8 @@ class DataLoop {
       voided: s.replica.voided,
     }));
     for (const link of this.#links) {
+      // Before the first agreement nobody could tell that a beat is ours.
+      if (link.seal !== null && !link.seal.canSend) continue;
       const bytes = encodeBeat({
         kind: "beat",
         node: this.#options.node,
@@ -724,10 +759,11 @@ class DataLoop {
         echoDelayUs: Math.min(0xffffffff, Math.round((nowMs - link.heardAtMs) * 1000)),
         services,
       });
-      this.#beatOut.bytes.set(bytes);
+      this.#beatOut.bytes.set(bytes, link.seal === null ? 0 : BEAT_HEADER);
+      const length = link.seal?.seal(this.#beatPlace, bytes.length) ?? bytes.length;
       link.noteSent(this.#beatSeq, nowMs);
       // A link that is down refuses; its silence is noticed on the other side.
-      libc.send(link.udp, this.#beatOut.address, bytes.length, 0);
+      libc.send(link.udp, this.#beatOut.address, length, 0);
     }
   }
 
@@ -738,17 +774,11 @@ class DataLoop {
       if (length < 0) break;
       let beat: Beat;
       try {
-        beat = decodeBeat(this.#datagram.bytes.slice(0, length));
+        beat = this.#openBeat(link, length);
       } catch (error) {
         if (!(error instanceof MessageError)) throw error;
-        this.#log("warn", "datagram refused", { link: link.text.local, why: error.message });
-        continue;
-      }
-      if (beat.node !== this.#options.peer?.name) {
-        this.#log("warn", "beat refused", {
-          link: link.text.local,
-          why: `it comes from node "${beat.node}", expected "${this.#options.peer?.name}"`,
-        });
+        const fields = { link: link.text.local, why: error.message };
+        this.#refusals.note("datagram", fields, performance.now());
         continue;
       }
       // Not the time this pass began: the peer's lease rests on when we have heard it.
@@ -789,6 +819,18 @@ class DataLoop {
     return true;
   }
 
+  /** The beat in the datagram of `length` octets that was received last; throws MessageError. */
+  #openBeat(link: Link, length: number): Beat {
+    const why = link.seal?.open(this.#datagramPlace, length) ?? null;
+    if (why !== null) throw new MessageError(why);
+    const start = link.seal === null ? 0 : BEAT_HEADER;
+    const beat = decodeBeat(this.#datagram.bytes.slice(start, length));
+    if (beat.node === this.#options.peer?.name) return beat;
+    throw new MessageError(
+      `it comes from node "${beat.node}", expected "${this.#options.peer?.name}"`,
+    );
+  }
+
   // Channels ------------------------------------------------------------------------------------
 
   /** A standby's connection: which service it is for, its first frame says. */
@@ -796,56 +838,46 @@ class DataLoop {
     for (;;) {
       const accepted = acceptTcp(link.listener);
       if (accepted === null) return;
-      if (this.#greeting.size >= 16) {
+      if (this.#greeting.size >= GREETINGS_MAX) {
         libc.close(accepted.fd);
+        this.#refusals.note("connection", { why: "too many wait for a greeting" }, nowMs);
         continue;
       }
-      this.#greeting.set(accepted.fd, {
-        fd: accepted.fd,
-        sinceMs: nowMs,
-        bytes: new Memory(DATAGRAM_MAX),
-        fill: 0,
-      });
+      const seal = this.#streamSeal(false);
+      this.#greeting.set(accepted.fd, new Greeting(accepted.fd, { seal, nowMs }));
     }
+  }
+
+  /** What protects a connection that we have opened, or accepted; null for plain text. */
+  #streamSeal(connects: boolean): StreamSeal | null {
+    const { node, peer } = this.#options;
+    if (this.#keyring === null) return null;
+    return new StreamSeal(this.#keyring, { node, peer: peer!.name, connects });
   }
 
   #greet(fd: number, nowMs: number): void {
     const greeting = this.#greeting.get(fd);
     if (greeting === undefined) return;
-    const { bytes } = greeting;
-    const room = BigInt(greeting.fill);
-    const length = libc.recv(fd, bytes.address + room, DATAGRAM_MAX - greeting.fill, 0);
-    if (length <= 0) {
-      this.#dropGreeting(fd);
-      return;
-    }
-    greeting.fill += length;
-    if (greeting.fill < 2) return;
-    const envelopeLength = (bytes.bytes[0] << 8) | bytes.bytes[1];
-    if (greeting.fill < 2 + envelopeLength) {
-      if (envelopeLength + 2 > DATAGRAM_MAX) this.#dropGreeting(fd);
-      return;
-    }
     try {
-      const hello = decodeFrame(bytes.bytes.slice(2, 2 + envelopeLength));
-      if (hello.kind !== "hello") throw new MessageError(`first frame is ${hello.kind}`);
-      if (greeting.fill !== 2 + envelopeLength) throw new MessageError("octets follow the hello");
+      const hello = greeting.receive();
+      if (hello === null) return;
       this.#greeting.delete(fd);
-      this.#welcome(fd, hello, nowMs);
+      this.#welcome(greeting, hello, nowMs);
     } catch (error) {
       if (!(error instanceof MessageError)) throw error;
-      this.#log("warn", "channel refused", { why: error.message });
+      this.#refusals.note("connection", { why: error.message }, nowMs);
       this.#dropGreeting(fd);
     }
   }
 
   #dropGreeting(fd: number): void {
+    this.#greeting.get(fd)?.seal?.close();
     this.#greeting.delete(fd);
     libc.close(fd);
   }
 
   /** Takes a standby's hello: from now on it counts. */
-  #welcome(fd: number, hello: Frame & { kind: "hello" }, nowMs: number): void {
+  #welcome({ fd, seal }: Greeting, hello: Hello, nowMs: number): void {
     const service = this.#services.find((s) => s.options.name === hello.service);
     const refusal = service === undefined
       ? `no service "${hello.service}" here`
@@ -856,12 +888,13 @@ class DataLoop {
       : null;
     if (service === undefined || refusal !== null) {
       this.#log("info", "standby refused", { service: hello.service, why: refusal });
+      seal?.close();
       libc.close(fd);
       return;
     }
     if (service.channel !== null) this.#closeChannel(service, "a new one replaces it", nowMs);
     const { core, options, replica } = service;
-    const channel = new Channel(fd, { core, base: service.base, connected: true, nowMs });
+    const channel = new Channel(fd, { core, base: service.base, connected: true, seal, nowMs });
     service.channel = channel;
     channel.open = true;
     channel.epoch = replica.epoch;
@@ -888,6 +921,7 @@ class DataLoop {
 
   #connect(service: Service, nowMs: number): void {
     if (service.channel !== null || nowMs < service.nextConnectMs) return;
+    if (this.#keyring !== null && this.#keyring.sendId === null) return;
     service.nextConnectMs = nowMs + RECONNECT_MS;
     const link = this.#links[service.attempt++ % this.#links.length];
     let fd: number;
@@ -901,6 +935,7 @@ class DataLoop {
       core: service.core,
       base: service.base,
       connected: false,
+      seal: this.#streamSeal(true),
       nowMs,
     });
   }
@@ -914,7 +949,7 @@ class DataLoop {
     channel.connected = true;
     const { options } = service;
     service.replica.handleGreeting();
-    channel.send({
+    channel.greet({
       kind: "hello",
       node: this.#options.node,
       service: options.name,
@@ -928,6 +963,7 @@ class DataLoop {
   #closeChannel(service: Service, why: string, nowMs: number): void {
     const { channel, replica } = service;
     if (channel === null) return;
+    if (channel.refused !== null) this.#refusals.note("frame", { why: channel.refused }, nowMs);
     const wasOpen = channel.open;
     channel.close();
     service.channel = null;
@@ -1082,7 +1118,9 @@ class DataLoop {
   #judge(service: Service, nowMs: number): void {
     const { channel, replica, switching } = service;
     for (const { fd, sinceMs } of this.#greeting.values()) {
-      if (nowMs - sinceMs > GREET_MS) this.#dropGreeting(fd);
+      if (nowMs - sinceMs <= GREET_MS) continue;
+      this.#refusals.note("connection", { why: `no greeting came in ${GREET_MS} ms` }, nowMs);
+      this.#dropGreeting(fd);
     }
     if (channel !== null) {
       if (!channel.open && nowMs - channel.sinceMs > GREET_MS) {
@@ -1383,6 +1421,10 @@ class DataLoop {
         case "switch":
           this.#startSwitch(command.id, command.service, nowMs);
           break;
+        case "key":
+          this.#handleKey(command);
+          post({ kind: "reply", id: command.id, value: null });
+          break;
         case "stop":
           this.#stopping = true;
           post({ kind: "reply", id: command.id, value: null });
@@ -1400,6 +1442,15 @@ class DataLoop {
         }
       }
     }
+  }
+
+  #handleKey(command: KeyCommand): void {
+    const keyring = this.#keyring;
+    if (keyring === null) return;
+    if (command.step === "install") {
+      keyring.install(command.keyId, Uint8Array.fromHex(command.secret));
+    } else if (command.step === "use") keyring.use(command.keyId);
+    else keyring.keepOnly(command.keyId);
   }
 
   #status(nowMs: number): LoopStatus {
@@ -1438,6 +1489,7 @@ class DataLoop {
         up: link.heardMs !== null && nowMs - link.heardMs <= silenceMs,
         rttUs: link.rttUs === null ? null : Math.round(link.rttUs),
       })),
+      refused: { ...this.#refusals.counts },
       longestPassMs,
     };
   }

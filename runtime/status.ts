@@ -176,6 +176,10 @@ export interface PeerStatus {
   name: string;
   /** The ways to it. */
   links: LinkStatus[];
+  /** The control connection; null when the configuration is `insecure` and there is none. */
+  control: "up" | "down" | null;
+  /** What came over the links and was not the peer's own, unaltered and new, by kind. */
+  refused: Record<string, number>;
 }
 
 /** State of one link. */
@@ -234,7 +238,7 @@ export function renderStatus(status: NodeStatus): string {
       ]),
     ),
   );
-  const notes = status.services.flatMap(notesOf);
+  const notes = [...status.services.flatMap(notesOf), ...status.peers.flatMap(notesOfPeer)];
   if (notes.length > 0) blocks.push(notes.join("\n"));
   const links = status.peers.flatMap(({ name, links }) =>
     links.map((link) => [
@@ -309,6 +313,20 @@ function renderTimeline(timeline: TakeoverTimeline): string {
   return Object.entries({ ...steps, "first octets sent": firstByteMs })
     .map(([step, ms]) => `${step} +${formatMs(Math.max(0, ms - startMs))}`)
     .join(", ") + (lastHeartbeatMs === null ? "" : " after the last heartbeat");
+}
+
+/** What there is to say about a peer beside its links. */
+function notesOfPeer({ name, control, refused }: PeerStatus): string[] {
+  const notes: string[] = [];
+  if (control === "down") {
+    notes.push(`${name}: no control connection: keys are not renewed, all else goes on`);
+  }
+  const kinds = Object.entries(refused).filter(([, number]) => number > 0);
+  if (kinds.length > 0) {
+    const list = kinds.map(([kind, number]) => count(number, kind)).join(", ");
+    notes.push(`${name}: refused what was not its own: ${list}`);
+  }
+  return notes;
 }
 
 function renderApp(app: AppStatus): string {

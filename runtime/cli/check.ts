@@ -24,7 +24,9 @@ import { isListening } from "../control.ts";
 import { loadCore } from "../core.ts";
 import { parseAddress } from "../io/address.ts";
 import { NOT_FOUND, runCommand } from "../io/command.ts";
+import { loadIdentity } from "../identity.ts";
 import { closeAll } from "../io/libc.ts";
+import { openLibcrypto } from "../io/libcrypto.ts";
 import { bindUdp, listenTcp, parseHostPort } from "../io/socket.ts";
 import { readSysctl } from "../io/sysctl.ts";
 import { openTun } from "../io/tun.ts";
@@ -128,6 +130,7 @@ export async function checkHost(config: Config): Promise<CheckItem[]> {
     ...(config.services.some(({ run }) => run !== null)
       ? [await checkProgram(["setpriv", "--version"], "util-linux")]
       : []),
+    ...await checkTls(config),
     await checkStateDirectory(config.node.stateDir),
     isRunning
       ? ok("control", `a node is running at ${config.node.control}`)
@@ -189,6 +192,26 @@ function checkConfig(config: Config): CheckItem[] {
     ...unsupported(config).map((found) => fail(name, found, `change ${config.file}`)),
     ...warnings(config).map((found) => warn(name, found, null)),
   ];
+}
+
+/** Certificates and the library that encrypts. */
+async function checkTls({ node, cluster: { tls } }: Config): Promise<CheckItem[]> {
+  if (tls === null) return [];
+  const name = "encryption";
+  const items = [attempt(name, "apt-get install libssl3", () => {
+    openLibcrypto();
+    return "libcrypto.so.3";
+  })];
+  try {
+    const { notAfter, warnings } = await loadIdentity(node.name, tls);
+    items.push(
+      ok(name, `${tls.cert} until ${notAfter.toISOString()}`),
+      ...warnings.map((found) => warn(name, found, null)),
+    );
+  } catch (error) {
+    items.push(fail(name, (error as Error).message, "holdfast keys --help says how to make them"));
+  }
+  return items;
 }
 
 function checkKernel(): CheckItem {

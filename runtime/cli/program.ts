@@ -152,6 +152,28 @@ Examples:
     )
     .action(async (options) => done(await (await import("./check.ts")).check(options)));
 
+  const keys = program.command("keys")
+    .description("make the cluster's certificate authority and its nodes' certificates")
+    .addHelpText(
+      "after",
+      examples(
+        ["holdfast keys init --dir keys", "once, on a machine you trust"],
+        ["holdfast keys issue a --dir keys", "for each host; copy a.pem, a.key and ca.pem there"],
+        [
+          "holdfast keys issue a --dir keys --renew",
+          "before it ends; the daemon reads it by itself",
+        ],
+      ),
+    );
+  addKeysOptions(keys.command("init"), "3650")
+    .description("make a certificate authority: ca.pem and ca.key")
+    .option("--name <name>", "what people call the cluster", "Holdfast cluster")
+    .action(async (options) => done(await (await import("./keys.ts")).init(options)));
+  addKeysOptions(keys.command("issue"), "825")
+    .description("make a node's certificate: NODE.pem and NODE.key")
+    .argument("<node>", "the node's name, as in its configuration")
+    .action(async (node, options) => done(await (await import("./keys.ts")).issue(node, options)));
+
   program.command("demo")
     .description("let a client's connection survive its server's end, on hosts made of namespaces")
     .addOption(
@@ -230,6 +252,14 @@ function addAskOptions(command: Command): Command {
     .addOption(jsonOption());
 }
 
+/** What both commands that make certificates take. */
+function addKeysOptions(command: Command, days: string): Command {
+  return command
+    .option("--dir <PATH>", "directory of the files", ".")
+    .option("--days <days>", "how long the certificate is valid", days)
+    .option("--renew", "make a new certificate for the key that is there", false);
+}
+
 function examples(...lines: [command: string, text: string][]): string {
   const width = Math.max(...lines.map(([command]) => command.length));
   const list = lines.map(([command, text]) => `  ${command.padEnd(width)}   ${text}`);
@@ -248,7 +278,10 @@ function entryOf(command: Command): CommandEntry {
     name: command.name(),
     text: command.description(),
     options: [...command.options.map(optionEntryOf), help],
-    words: command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? []),
+    words: [
+      ...command.commands.map((each) => each.name()),
+      ...command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? []),
+    ],
   };
 }
 

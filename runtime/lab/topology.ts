@@ -35,6 +35,7 @@
  */
 
 import { stringify } from "smol-toml";
+import { createAuthority, type Credentials, issueCertificate } from "../certificates.ts";
 import { inNamespace } from "../io/netns.ts";
 import { writeSysctl } from "../io/sysctl.ts";
 import { onProcessEnd } from "./cleanup.ts";
@@ -90,6 +91,8 @@ export interface TopologyOptions {
   hosts?: string[];
   /** A further machine for a witness, which configurations then name as the arbiter. */
   witness?: boolean;
+  /** Traffic between hosts in plain text instead of under certificates made for this run. */
+  insecure?: boolean;
 }
 
 /** What {@linkcode Topology.writeConfig} puts in place of its defaults. */
@@ -128,6 +131,8 @@ export class Topology {
   readonly #processes = new NodeProcesses();
   /** Inodes of our namespaces by name. */
   readonly #inodes = new Map<string, number>();
+  /** Made when the first configuration is written. */
+  #authority: Promise<Credentials> | null = null;
   #unregister: () => void;
   #isRemoved = false;
 
@@ -263,7 +268,7 @@ export class Topology {
         })),
       })),
       cluster: {
-        insecure: true,
+        ...await this.#protection(host),
         heartbeat: "10ms",
         detect: 3,
         ...this.witness === null ? {} : { arbiter: plan.arbiterOf(own) },
@@ -282,6 +287,23 @@ export class Topology {
     const path = `${this.directory}/${host}.toml`;
     await Deno.writeTextFile(path, stringify(config) + "\n");
     return path;
+  }
+
+  /** The keys of `cluster` that say how traffic between hosts is protected. */
+  async #protection(host: string): Promise<Record<string, unknown>> {
+    if (this.#plan.insecure) return { insecure: true };
+    this.#authority ??= createAuthority(`Holdfast ${this.id}`, { days: 1 });
+    const authority = await this.#authority;
+    const { cert, key } = await issueCertificate(host, authority, { days: 0.9 });
+    const files = {
+      ca: `${this.directory}/ca.pem`,
+      cert: `${this.directory}/${host}.pem`,
+      key: `${this.directory}/${host}.key`,
+    };
+    await Deno.writeTextFile(files.ca, authority.cert);
+    await Deno.writeTextFile(files.cert, cert);
+    await Deno.writeTextFile(files.key, key, { mode: 0o600 });
+    return { tls: files };
   }
 
   /**
@@ -427,6 +449,7 @@ class Plan {
   readonly links: LinkName[];
   /** Namespace of the witness; null for none. */
   readonly witnessNetns: string | null;
+  readonly insecure: boolean;
   readonly #ipv6: boolean;
   readonly #mtu: number;
   readonly #clientMtu: number;
@@ -434,6 +457,7 @@ class Plan {
   constructor(id: string, options: TopologyOptions) {
     const { ipv6 = false, mtu = MTU_DEFAULT, clients = 1, links = 1, hosts = ["a", "b"] } = options;
     this.id = id;
+    this.insecure = options.insecure ?? false;
     this.switchNetns = `${id}-switch`;
     this.witnessNetns = options.witness === true ? `${id}-witness` : null;
     this.#ipv6 = ipv6;

@@ -44,7 +44,7 @@ const ITEMS_MAX = 9 + 7 * SERVICES_MAX;
 /** Deepest nesting: the message, the list of services, a service. */
 const DEPTH_MAX = 3;
 
-/** Kinds of messages. */
+/** Kinds of messages; those of the control connection begin at 16 (agreement.ts). */
 export const Kind = {
   beat: 0,
   hello: 1,
@@ -284,8 +284,17 @@ export function decodeFrame(bytes: Uint8Array): Frame {
   }
 }
 
-/** One item after the scan; always an array. */
-function decodeItems(bytes: Uint8Array, most: number): unknown[] {
+/** Encodes a message of other kinds than the above, for decodeItems(). */
+export function encodeItems(items: (number | string)[]): Uint8Array {
+  return encoder.encode(items);
+}
+
+/**
+ * One item after the scan; always an array, of our version.
+ *
+ * @throws {MessageError} When it is anything else.
+ */
+export function decodeItems(bytes: Uint8Array, most: number): unknown[] {
   const trouble = scan(bytes, most);
   if (trouble !== null) throw new MessageError(`Cannot decode a message: ${trouble}`);
   let items: unknown;
@@ -341,7 +350,12 @@ function scan(bytes: Uint8Array, most: number): string | null {
   return at === bytes.length ? null : "octets follow it";
 }
 
-function expectKind(items: unknown[], kind: unknown, length: number): void {
+/**
+ * Refuses a message of another kind or length.
+ *
+ * @throws {MessageError} Naming both.
+ */
+export function expectKind(items: unknown[], kind: unknown, length: number): void {
   if (items[1] !== kind || items.length !== length) {
     throw new MessageError(
       `Cannot decode a message of kind ${items[1]} with ${items.length} items`,
@@ -349,7 +363,12 @@ function expectKind(items: unknown[], kind: unknown, length: number): void {
   }
 }
 
-function text(value: unknown, field: string): string {
+/**
+ * A field that must be a text.
+ *
+ * @throws {MessageError} When it is not.
+ */
+export function text(value: unknown, field: string): string {
   // cbor-x puts U+FFFD in the place of octets that are no UTF-8 (RFC 8949 section 3.1 forbids them).
   if (typeof value === "string" && !value.includes("\ufffd")) return value;
   throw new MessageError(`Cannot decode a message: ${field} is no text`);
@@ -366,7 +385,12 @@ function bit(value: unknown, field: string): boolean {
   throw new MessageError(`Cannot decode a message: ${field} is neither 0 nor 1`);
 }
 
-function u32(value: unknown, field: string): number {
+/**
+ * A field that must be a number below 2^32.
+ *
+ * @throws {MessageError} When it is not.
+ */
+export function u32(value: unknown, field: string): number {
   const number = uint(value, field);
   if (number <= 0xffffffff) return number;
   throw new MessageError(`Cannot decode a message: ${field} is ${number}, above 2^32 - 1`);

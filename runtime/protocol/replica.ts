@@ -87,6 +87,8 @@ export interface ReplicaOptions {
   token: string;
   /** Who decides when the replicas lose sight of each other; null for nobody. */
   arbiter: ArbiterTimes | null;
+  /** Joining replicas listen at least this long, milliseconds; JOIN_MS_MIN if not given. */
+  listenMs?: number;
 }
 
 /** What the machine must know of an arbiter. */
@@ -352,7 +354,7 @@ export class Replica {
   }
 
   #listenMs(): number {
-    return Math.max(JOIN_MS_MIN, 3 * this.#silenceMs());
+    return Math.max(this.#options.listenMs ?? JOIN_MS_MIN, 3 * this.#silenceMs());
   }
 
   /** Primary: there is a standby that could go on from what we have let out. */

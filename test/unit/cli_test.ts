@@ -1,10 +1,11 @@
 /**
  * cli_test.ts - the program as a person or a script meets it: words, exit status, both streams
  */
-import { deepStrictEqual, match, ok, strictEqual } from "node:assert/strict";
+import { deepStrictEqual, match, notStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { onlySocketIn } from "../../runtime/cli/ask.ts";
 import { commandTable } from "../../runtime/cli/program.ts";
 import { startControl } from "../../runtime/control.ts";
+import { loadIdentity } from "../../runtime/identity.ts";
 import type { NodeStatus } from "../../runtime/status.ts";
 
 const MAIN = new URL("../../runtime/main.ts", import.meta.url).pathname;
@@ -73,6 +74,7 @@ Deno.test("holdfast offers nothing that does not exist", () => {
     "switch",
     "witness",
     "check",
+    "keys",
     "demo",
     "lab",
     "bench",
@@ -85,6 +87,56 @@ Deno.test("holdfast --version is the version of the project", async () => {
     await Deno.readTextFile(new URL("../../deno.json", import.meta.url)),
   );
   deepStrictEqual(await holdfast("--version"), { code: 0, out: `${project.version}\n`, err: "" });
+});
+
+Deno.test("holdfast keys makes an authority and certificates, and overwrites nothing", async () => {
+  const dir = await Deno.makeTempDir({ prefix: "holdfast-test-" });
+  try {
+    const keys = (...args: string[]) => holdfast("keys", ...args, "--dir", `${dir}/keys`);
+    const read = (name: string) => Deno.readTextFile(`${dir}/keys/${name}`);
+    match((await keys("issue", "a")).err, /make an authority first with "holdfast keys init"/);
+    strictEqual((await keys("init")).code, 0);
+    strictEqual((await keys("issue", "a")).code, 0);
+    for (
+      const [name, mode] of [["ca.pem", 0o644], ["a.pem", 0o644], ["ca.key", 0o600], [
+        "a.key",
+        0o600,
+      ]] as const
+    ) {
+      strictEqual((await Deno.stat(`${dir}/keys/${name}`)).mode! & 0o777, mode, name);
+    }
+    const made = { cert: await read("a.pem"), key: await read("a.key") };
+    const again = await keys("issue", "a");
+    deepStrictEqual([again.code, await read("a.pem"), await read("a.key")], [
+      1,
+      made.cert,
+      made.key,
+    ]);
+    match(again.err, /it is there already; --renew/);
+    strictEqual((await keys("init")).code, 1);
+    strictEqual((await keys("issue", "a", "--renew", "--days", "30")).code, 0);
+    strictEqual(await read("a.key"), made.key);
+    notStrictEqual(await read("a.pem"), made.cert);
+    strictEqual((await keys("init", "--renew")).code, 0);
+    const files = { ca: `${dir}/keys/ca.pem`, cert: `${dir}/keys/a.pem`, key: `${dir}/keys/a.key` };
+    strictEqual((await loadIdentity("a", files)).warnings.length, 1);
+    const wrong: [string[], number, RegExp][] = [
+      [["issue", "a/b"], 2, /Cannot issue a certificate for "a\/b"/],
+      [["issue", "ca"], 2, /Cannot call a node "ca"/],
+      [["issue", "b", "--days", "0"], 2, /Cannot use --days 0: allowed is a number from 1/],
+      [["issue", "b", "--days", "36500"], 1, /the authority's own ends at/],
+      [["issue", "b", "--renew"], 1, /Cannot renew .*b\.pem with the key/],
+    ];
+    for (const [args, code, pattern] of wrong) {
+      const result = await keys(...args);
+      strictEqual(result.code, code, result.err);
+      match(result.err, pattern);
+    }
+    const names = [...Deno.readDirSync(`${dir}/keys`)].map(({ name }) => name).sort();
+    deepStrictEqual(names, ["a.key", "a.pem", "ca.key", "ca.pem"]);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
 });
 
 Deno.test("holdfast exits with 2 when it is not used as it can be", async () => {

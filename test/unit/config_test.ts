@@ -74,6 +74,8 @@ const FULL_CONFIG: Config = {
       ca: "/etc/holdfast/ca.pem",
       cert: "/etc/holdfast/a.pem",
       key: "/etc/holdfast/a.key",
+      renewMs: 600_000,
+      renewOctets: 64 * 2 ** 30,
     },
     insecure: false,
     heartbeatMs: 10,
@@ -208,6 +210,11 @@ const BAD: [RegExp, string, string][] = [
     'insecure = true\ntls = { ca = "c", cert = "c", key = "k" }',
     "cluster.insecure: found true beside tls, allowed: one of the two",
   ],
+  [
+    /insecure = true/,
+    'tls = { ca = "c", cert = "c", key = "k", renew = "1ms" }',
+    'cluster.tls.renew: found "1ms", allowed: a duration from "1s" to "24h"',
+  ],
   [/insecure = true/, 'tls = { ca = "c" }', "cluster.tls.cert: missing, allowed: a file name"],
   [/"10ms"/, "10", 'cluster.heartbeat: found 10, allowed: a duration from "1ms" to "10s"'],
   [/"10ms"/, '"10"', 'cluster.heartbeat: found "10", allowed: a duration from "1ms" to "10s"'],
@@ -329,12 +336,22 @@ Deno.test("loadConfig() says which file it cannot read", async () => {
 Deno.test("unsupported() names what this version does not do", () => {
   const config = parseConfig(FULL.replace('"hot"', '"log"'), "x");
   const found = unsupported(config);
-  strictEqual(found.length, 2);
-  for (const word of ["cluster.tls", 'mode "log"']) {
-    ok(found.some((line) => line.includes(word)), word);
-  }
+  strictEqual(found.length, 1);
+  ok(found[0].includes('mode "log"'));
   deepStrictEqual(unsupported(parseConfig(PAIR, "x")), []);
   deepStrictEqual(unsupported(parseConfig(SMALL, "x")), []);
+});
+
+Deno.test("parseConfig() keeps the port above each link's free for the control connection", () => {
+  const text = (links: string) => FULL.replace(/^links = .*$/m, `links = [ ${links} ]`);
+  const high = text('{ local = "10.0.0.1:65535", remote = "10.0.0.2:65535" }');
+  throws(() => parseConfig(high, "x"), /links\[0\]\.local: .* a port below 65535/);
+  throws(() => parseConfig(high, "x"), /links\[0\]\.remote: .* a port below 65535/);
+  const near = '{ local = "10.0.0.1:7946", remote = "10.0.0.2:7946" }, ' +
+    '{ local = "10.0.0.1:7947", remote = "10.0.0.3:7946" }';
+  throws(() => parseConfig(text(near), "x"), /10\.0\.0\.1:7947 is another link's/);
+  const plain = text(near).replace(/^tls = .*$/m, "insecure = true");
+  strictEqual(parseConfig(plain, "x").peers[0].links.length, 2);
 });
 
 Deno.test("warnings() names the risks of plain text, of no arbiter and of no peer", () => {

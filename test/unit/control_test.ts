@@ -50,6 +50,8 @@ const STATUS: NodeStatus = {
   peers: [{
     name: 'b"\\\n',
     links: [{ local: "10.0.0.1:7946", remote: "10.0.0.2:7946", up: true, rttUs: 120 }],
+    control: "up",
+    refused: { datagram: 3, connection: 0, frame: 0, control: 0 },
   }],
 };
 
@@ -282,8 +284,10 @@ Deno.test("renderMetrics() is what Prometheus reads", () => {
       'holdfast_last_takeover_seconds{service="web",phase="detect"} 0.0312',
       'holdfast_link_up{peer="b\\"\\\\\\n",local="10.0.0.1:7946",remote="10.0.0.2:7946"} 1',
       "# TYPE holdfast_events_total counter",
+      'holdfast_control_up{peer="b\\"\\\\\\n"} 1',
+      'holdfast_refused_total{peer="b\\"\\\\\\n",kind="datagram"} 3',
     ]
   ) ok(lines.includes(line), line);
-  strictEqual(new Set(lines.filter((line) => line.startsWith("# TYPE"))).size, 11);
+  strictEqual(new Set(lines.filter((line) => line.startsWith("# TYPE"))).size, 13);
   ok(!renderMetrics({ ...STATUS, services: [], peers: [] }).includes("service"));
 });

@@ -53,6 +53,8 @@ const STATUS: NodeStatus = {
       { local: "10.0.0.1:7946", remote: "10.0.0.2:7946", up: true, rttUs: 120.4 },
       { local: "10.0.1.1:7946", remote: "10.0.1.2:7946", up: false, rttUs: null },
     ],
+    control: "down",
+    refused: { datagram: 2, connection: 1, frame: 0, control: 0 },
   }],
 };
 
@@ -81,6 +83,8 @@ web: warning: no uplink
 web: server last ended with SIGSEGV, 1 restart
 web: took over 10 connections at 2026-11-22T04:17:13.963Z (peer-silent), detected in 31.2 ms, took 3.1 ms
 web: decided +31.8 ms, adopted +32.5 ms, claimed +34 ms, first octets sent +34.8 ms after the last heartbeat
+b: no control connection: keys are not renewed, all else goes on
+b: refused what was not its own: 2 datagrams, 1 connection
 
 PEER  LINK                            STATE  ROUND TRIP
 b     10.0.0.1:7946 -> 10.0.0.2:7946  up     120 us
