@@ -39,6 +39,7 @@ import {
 import { AddressClaim } from "./io/address_claim.ts";
 import { addressOf, libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
 import { openLibcrypto } from "./io/libcrypto.ts";
+import { goFirst } from "./io/scheduling.ts";
 import {
   acceptTcp,
   bindUdp,
@@ -326,25 +327,9 @@ const BEATS_KEPT = 64;
 /** Judgements that are shown. */
 const JUDGEMENTS_MAX = 32;
 
-const PRIO_PROCESS = 0;
-/** Nice value of this thread: the data plane goes before servers that share its cores. */
+/** The data plane goes before servers that share its cores; see io/scheduling.ts. */
 const NICE = -15;
-
-/**
- * Where the kernel groups tasks by session, niceness counts within one session only: among all others
- * the daemon would be one of many (sched(7), "The autogroup feature"). So its session becomes as nice as
- * this thread, if it is the daemon's own, as under systemd. What fails here costs priority, nothing else.
- */
-function raiseAutogroup(): void {
-  const stat = Deno.readTextFileSync("/proc/self/stat");
-  const session = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[3]);
-  if (session !== Deno.pid) return;
-  try {
-    Deno.writeTextFileSync("/proc/self/autogroup", String(NICE), { create: false });
-  } catch {
-    // No autogroups in this kernel, or no CAP_SYS_NICE.
-  }
-}
+const SLICE_US = 100;
 
 /** Milliseconds since 1970 of a time of `performance.now()`. */
 function wallMs(ms: number): number {
@@ -588,8 +573,7 @@ class DataLoop {
       this.#close();
       throw error;
     }
-    libc.setpriority(PRIO_PROCESS, 0, NICE);
-    raiseAutogroup();
+    goFirst(NICE, SLICE_US);
   }
 
   /** Runs until it is told to stop. */
@@ -661,8 +645,10 @@ class DataLoop {
       }
     }
     if (waitMs > 0 && this.#spin.isDue(nowMs)) {
+      const yieldMs = performance.now();
       libc.sched_yield();
-      this.#spin.noteYielded(nowMs, performance.now());
+      const backMs = performance.now();
+      this.#spin.noteLate(backMs - yieldMs, backMs);
       waitMs = 0;
     }
     this.#pollCount = 0;
@@ -682,8 +668,13 @@ class DataLoop {
       this.#add(channel?.fd ?? -1, events);
       this.#add(service.claim.fd, POLLIN);
     }
-    const result = libc.poll(this.#polls.address, this.#pollCount, Math.max(0, Math.ceil(waitMs)));
-    if (waitMs > 0 && result > 0) this.#spin.noteSlept(performance.now() - nowMs);
+    const timeoutMs = Math.max(0, Math.ceil(waitMs));
+    const result = libc.poll(this.#polls.address, this.#pollCount, timeoutMs);
+    if (timeoutMs > 0) {
+      const wokeMs = performance.now();
+      this.#spin.noteLate(wokeMs - nowMs - timeoutMs, wokeMs);
+      if (result > 0) this.#spin.noteSlept(wokeMs - nowMs);
+    }
     return result > 0;
   }
 

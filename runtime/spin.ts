@@ -8,17 +8,18 @@
  *
  *   slept, and something came within the longest budget   twice the budget: a spin would have caught it
  *   slept for longer                                      half of it, down to none: an idle host is idle
- *   a yield took longer than HOG_MS                       none for REST_MS: somebody computes, and one
- *                                                         who sleeps gets the core back sooner than one
- *                                                         who yields
+ *
+ * On a crowded machine that is wrong: whoever yields to one that computes gets the core back after a
+ * slice of the scheduler, and one who sleeps sooner. So a yield or a wake-up that comes LATE_MS too
+ * late ends all spinning for CROWDED_MS.
  *
  * Source: Linux Documentation/virt/kvm/halt-polling.rst for the rule of growing and shrinking.
  */
 
-/** A yield that takes longer met one who used up a slice of the scheduler, milliseconds. */
-const HOG_MS = 1;
-/** How long there is no spinning after that, milliseconds. */
-const REST_MS = 20;
+/** A yield or a wake-up that is so late met one who used up a slice of the scheduler, milliseconds. */
+const LATE_MS = 2;
+/** How long a machine counts as crowded after that, milliseconds. */
+const CROWDED_MS = 2000;
 /** The first budget when growing from none, microseconds. */
 const GROW_FROM_US = 10;
 
@@ -27,7 +28,7 @@ export class Spin {
   readonly #mostUs: number;
   #budgetUs: number;
   #busyMs = -Infinity;
-  #restUntilMs = -Infinity;
+  #crowdedUntilMs = -Infinity;
 
   /** `mostUs`: longest spin after the last packet, microseconds; 0 for never. */
   constructor(mostUs: number) {
@@ -54,13 +55,13 @@ export class Spin {
     }
   }
 
-  /** A yield that began at `startMs` returned at `nowMs`. */
-  noteYielded(startMs: number, nowMs: number): void {
-    if (nowMs - startMs > HOG_MS) this.#restUntilMs = nowMs + REST_MS;
+  /** A yield, or a sleep with an end, came back `lateMs` later than it should have, at `nowMs`. */
+  noteLate(lateMs: number, nowMs: number): void {
+    if (lateMs > LATE_MS) this.#crowdedUntilMs = nowMs + CROWDED_MS;
   }
 
   /** True when the loop should look again at `nowMs` and not sleep. */
   isDue(nowMs: number): boolean {
-    return (nowMs - this.#busyMs) * 1000 < this.#budgetUs && nowMs >= this.#restUntilMs;
+    return (nowMs - this.#busyMs) * 1000 < this.#budgetUs && nowMs >= this.#crowdedUntilMs;
   }
 }
