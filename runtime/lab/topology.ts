@@ -97,8 +97,8 @@ export interface TopologyOptions {
 
 /** What {@linkcode Topology.writeConfig} puts in place of its defaults. */
 export interface ConfigOverrides {
-  /** Keys of the table `cluster`. */
-  cluster?: Record<string, unknown>;
+  /** Keys of the table `cluster`; those of `tls` beside the files. */
+  cluster?: Record<string, unknown> & { tls?: object };
   /** Keys of the table `service`. */
   service?: Record<string, unknown>;
   /** Names of the peers; all other hosts when not given. */
@@ -254,6 +254,8 @@ export class Topology {
     const plan = this.#plan;
     const own = plan.host(host);
     const peers = overrides.peers ?? plan.hosts.map(({ name }) => name).filter((n) => n !== host);
+    const { tls = {}, ...cluster } = overrides.cluster ?? {};
+    const protection = await this.#protection(host, tls);
     const config = {
       node: {
         name: host,
@@ -268,11 +270,11 @@ export class Topology {
         })),
       })),
       cluster: {
-        ...await this.#protection(host),
+        ...protection,
         heartbeat: "10ms",
         detect: 3,
         ...this.witness === null ? {} : { arbiter: plan.arbiterOf(own) },
-        ...overrides.cluster,
+        ...cluster,
       },
       service: [{
         name: "web",
@@ -290,7 +292,7 @@ export class Topology {
   }
 
   /** The keys of `cluster` that say how traffic between hosts is protected. */
-  async #protection(host: string): Promise<Record<string, unknown>> {
+  async #protection(host: string, more: object): Promise<Record<string, unknown>> {
     if (this.#plan.insecure) return { insecure: true };
     this.#authority ??= createAuthority(`Holdfast ${this.id}`, { days: 1 });
     const authority = await this.#authority;
@@ -303,7 +305,7 @@ export class Topology {
     await Deno.writeTextFile(files.ca, authority.cert);
     await Deno.writeTextFile(files.cert, cert);
     await Deno.writeTextFile(files.key, key, { mode: 0o600 });
-    return { tls: files };
+    return { tls: { ...files, ...more } };
   }
 
   /**

@@ -19,8 +19,13 @@
 import { inNamespace } from "../../runtime/io/netns.ts";
 import { writeSysctl } from "../../runtime/io/sysctl.ts";
 import { holdfastCommand } from "../../runtime/lab/daemon_process.ts";
-import { type DaemonProcess, Topology, type TopologyOptions } from "../../runtime/lab/topology.ts";
-import type { ConnectionInfo, ServiceStatus } from "../../runtime/status.ts";
+import {
+  type ConfigOverrides,
+  type DaemonProcess,
+  Topology,
+  type TopologyOptions,
+} from "../../runtime/lab/topology.ts";
+import type { ConnectionInfo, PeerStatus, ServiceStatus } from "../../runtime/status.ts";
 import { Capture } from "./capture.ts";
 import { type NetTestContext, until } from "./conditions.ts";
 import type { ForgedSegment } from "./inject.ts";
@@ -74,11 +79,13 @@ export interface SiteOptions {
   /** Further keys of the service in the configuration. */
   service?: Record<string, unknown>;
   /** Further keys of the cluster in the configuration. */
-  cluster?: Record<string, unknown>;
+  cluster?: ConfigOverrides["cluster"];
   /** A witness on a machine of its own is the arbiter; default none. */
   witness?: boolean;
   /** Replication links between the hosts; default 1. */
   links?: 1 | 2;
+  /** Plain text between the hosts. */
+  insecure?: boolean;
 }
 
 /** What the mixed client is to do; see workload.ts. */
@@ -114,8 +121,15 @@ export async function withSite(
   body: (site: Site) => Promise<void>,
 ): Promise<void> {
   const { family = 4, mtu, clientMtu, hosts = ["a", "b"] } = options;
-  const { witness, links } = options;
-  const topologyOptions: TopologyOptions = { ipv6: family === 6, mtu, clientMtu, witness, links };
+  const { witness, links, insecure } = options;
+  const topologyOptions: TopologyOptions = {
+    ipv6: family === 6,
+    mtu,
+    clientMtu,
+    witness,
+    links,
+    insecure,
+  };
   const topology = await Topology.create(topologyOptions);
   const site = new Site(topology, context.directory, options);
   try {
@@ -218,6 +232,16 @@ export class Site {
   /** What a host's daemon says about the service. */
   async service(host: HostName): Promise<ServiceStatus> {
     return (await this.#daemon(host).status()).services[0];
+  }
+
+  /** What a host's daemon says about its peer. */
+  async peer(host: HostName): Promise<PeerStatus> {
+    return (await this.#daemon(host).status()).peers[0];
+  }
+
+  /** What a host's daemon has logged. */
+  log(host: HostName): string {
+    return this.#daemon(host).log;
   }
 
   /** What a host's daemon says about the connections. */
