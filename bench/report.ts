@@ -3,7 +3,8 @@
  *
  * Theory of operation
  * A section holds series; a series holds the values of one measurement, one per repetition. Failures are
- * figures too: they are printed where they happen and stand in the JSON, and the run goes on.
+ * figures too: they are printed where they happen and stand in the JSON, and the run goes on. Targets are
+ * compared with medians; a missed one is told, and is no failure of the run.
  *
  * Diagnosis goes to standard error as it happens, tables to standard output.
  */
@@ -23,6 +24,20 @@ export interface Figure {
   value: number;
 }
 
+/** A figure that was set before it was measured. */
+export interface Target {
+  /** What it is about. */
+  name: string;
+  /** Unit of both values; empty for a number of things. */
+  unit: string;
+  /** What was measured. */
+  value: number;
+  /** Which side of `bound` is wanted. */
+  wanted: "at most" | "at least";
+  /** What was set. */
+  bound: number;
+}
+
 interface Series {
   unit: string;
   values: number[];
@@ -35,6 +50,7 @@ export class Report {
   readonly #sections = new Map<string, Map<string, Series>>();
   readonly #failures: string[] = [];
   readonly #skipped: string[] = [];
+  readonly #targets: Target[] = [];
   #machine: Record<string, unknown> = {};
 
   /** Options are written down with the figures. */
@@ -72,13 +88,55 @@ export class Report {
   }
 
   /** Adds a value. */
-  add(section: string, figure: Figure): void {
+  add(section: string, { series, unit, value }: Figure): void {
+    this.addAll(section, { series, unit, values: [value] });
+  }
+
+  /** Adds the values of several repetitions. */
+  addAll(section: string, figure: Omit<Figure, "value"> & { values: readonly number[] }): void {
     const ofSection = this.#sections.get(section) ?? new Map<string, Series>();
     this.#sections.set(section, ofSection);
     const series = ofSection.get(figure.series) ?? { unit: figure.unit, values: [] };
     ofSection.set(figure.series, series);
-    series.values.push(figure.value);
-    console.error(`${section}: ${figure.series}: ${figure.value.toFixed(1)} ${figure.unit}`);
+    series.values.push(...figure.values);
+    const middle = formatValue(summarize(figure.values).median);
+    console.error(`${section}: ${figure.series}: ${middle} ${figure.unit}`);
+  }
+
+  /** Compares the median of a series with what was set; a series without values is not compared. */
+  target(section: string, series: string, bound: { atMost: number } | { atLeast: number }): void {
+    const found = this.#sections.get(section)?.get(series);
+    if (found === undefined || found.values.length === 0) return;
+    const { median } = summarize(found.values);
+    this.targetValue(`${section}: ${series}`, { unit: found.unit, value: median }, bound);
+  }
+
+  /** Compares a value with what was set. */
+  targetValue(
+    name: string,
+    measured: { unit: string; value: number },
+    bound: { atMost: number } | { atLeast: number },
+  ): void {
+    const [wanted, value] = "atMost" in bound
+      ? ["at most" as const, bound.atMost]
+      : ["at least" as const, bound.atLeast];
+    this.#targets.push({ name, ...measured, wanted, bound: value });
+  }
+
+  /** Prints what was wanted beside what was measured. */
+  printTargets(): void {
+    if (this.#targets.length === 0) return;
+    console.log("");
+    for (const target of this.#targets) {
+      const { name, unit, value, wanted, bound } = target;
+      const verdict = isMet(target) ? "met   " : "MISSED";
+      console.log(`${verdict}  ${name}: ${formatValue(value)} ${unit}, wanted ${wanted} ${bound}`);
+    }
+  }
+
+  /** Adds to what is said about the machine. */
+  note(name: string, text: string): void {
+    this.#machine[name] = text;
   }
 
   /** Names something that is not measured here. */
@@ -108,7 +166,7 @@ export class Report {
   print(section: string): void {
     const rows = [...this.#sections.get(section) ?? []].map(([name, { unit, values }]) => {
       const { median, min, max, p99, count } = summarize(values);
-      return [name, unit, ...[median, min, max, p99].map((value) => value.toFixed(1)), `${count}`];
+      return [name, unit, ...[median, min, max, p99].map(formatValue), `${count}`];
     });
     const head = [section, "unit", "median", "min", "max", "p99", "n"];
     const widths = head.map((_, column) =>
@@ -136,6 +194,7 @@ export class Report {
       machine: this.#machine,
       options: this.#options,
       sections,
+      targets: this.#targets.map((target) => ({ ...target, isMet: isMet(target) })),
       skipped: this.#skipped,
       failures: this.#failures,
     };
@@ -144,6 +203,17 @@ export class Report {
     for (const failure of this.#failures) console.log(`FAILED ${failure}`);
     console.log(`\nwritten to ${path}`);
   }
+}
+
+/** Whether what was measured is what was wanted. */
+function isMet({ value, wanted, bound }: Target): boolean {
+  return wanted === "at most" ? value <= bound : value >= bound;
+}
+
+/** Three digits that count, without an exponent. */
+export function formatValue(value: number): string {
+  const size = Math.abs(value);
+  return value.toFixed(Number.isInteger(value) || size >= 100 ? 0 : size >= 10 ? 1 : 2);
 }
 
 /** Whether a program is on the PATH. */
@@ -162,7 +232,7 @@ export function hasProgram(name: string): boolean {
 }
 
 /** First line of what a program says about its version; null without the program. */
-async function versionOf(program: string, flag: string): Promise<string | null> {
+export async function versionOf(program: string, flag: string): Promise<string | null> {
   if (!hasProgram(program)) return null;
   const { stdout } = await new Deno.Command(program, { args: [flag] }).output();
   return new TextDecoder().decode(stdout).split("\n")[0];
