@@ -21,7 +21,6 @@
  */
 
 import { deepStrictEqual, strictEqual } from "node:assert/strict";
-import { parseArgs } from "node:util";
 import benny from "benny";
 import { decodeBeat, decodeFrame, encodeBeat, encodeFrame } from "../runtime/protocol/message.ts";
 import { decodeRecords, encodeProgress } from "../test/unit/core_driver.ts";
@@ -37,6 +36,7 @@ import {
   populate,
   type Population,
 } from "./core_scene.ts";
+import { readOptions } from "./options.ts";
 import { Report } from "./report.ts";
 import { summarize } from "./statistics.ts";
 
@@ -62,6 +62,7 @@ const NATIVE_RATIO_MOST = 1.5;
 const USAGE = `Usage: bench core [OPTION ...]
   --samples N       least samples of a case (20; --quick 5)
   --quick           a smaller run, without 1,000,000 connections
+  --add             keep the figures of an earlier run in FILE, and add these
   --out FILE        where the JSON goes (bench/out/core.json)`;
 
 interface Options {
@@ -86,35 +87,16 @@ interface Way {
  * @returns Exit status: 0 all was measured, 1 something failed, 2 wrong use.
  */
 export async function benchCore(args: string[]): Promise<number> {
-  let options: Options;
-  let out: string;
-  try {
-    const { values } = parseArgs({
-      args,
-      options: {
-        samples: { type: "string" },
-        quick: { type: "boolean", default: false },
-        out: { type: "string", default: new URL("./out/core.json", import.meta.url).pathname },
-        help: { type: "boolean", default: false },
-      },
-    });
-    if (values.help) {
-      console.log(USAGE);
-      return 0;
-    }
-    const samples = Number(values.samples ?? (values.quick ? 5 : 20));
-    if (!Number.isSafeInteger(samples) || samples < 1) {
-      throw new RangeError(
-        `--samples is "${values.samples}", allowed is a whole number from 1`,
-      );
-    }
-    options = { samples, quick: values.quick };
-    out = values.out;
-  } catch (error) {
-    console.error(`${error instanceof Error ? error.message : error}\n${USAGE}`);
-    return 2;
-  }
+  const read = readOptions(args, {
+    suite: "core",
+    usage: USAGE,
+    numbers: { samples: { usual: 20, quick: 5 } },
+    words: [],
+  });
+  if (typeof read === "number") return read;
+  const options: Options = { samples: read.numbers.samples, quick: read.quick };
   const report = new Report("core", options);
+  if (read.add) await report.load(read.out);
   await report.printHeader();
   const bench = new CoreBench(report, options);
   await report.attempt("C twin", () => bench.loadNative());
@@ -127,7 +109,7 @@ export async function benchCore(args: string[]): Promise<number> {
     report.print(section);
   }
   report.printTargets();
-  await report.write(out);
+  await report.write(read.out);
   return report.hasFailures ? 1 : 0;
 }
 
@@ -270,6 +252,8 @@ class CoreBench {
       role: "primary" as const,
       epoch: 3,
       ready: true,
+      asking: false,
+      voided: 0,
     }));
     const beat = {
       kind: "beat" as const,

@@ -12,6 +12,7 @@ type Suite = (args: string[]) => Promise<number>;
 const SUITES: Record<string, () => Promise<Suite>> = {
   core: async () => (await import("./core.ts")).benchCore,
   path: async () => (await import("./path.ts")).benchPath,
+  takeover: async () => (await import("./takeover.ts")).benchTakeover,
 };
 
 /**

@@ -38,8 +38,29 @@ export interface Target {
   bound: number;
 }
 
-interface Series {
+/** What a run leaves behind: the JSON of `bench/out`. */
+export interface RunDocument {
+  /** Which suite. */
+  suite: string;
+  /** Where and when. */
+  machine: Record<string, unknown>;
+  /** What it was told. */
+  options: unknown;
+  /** Series by section and name. */
+  sections: Record<string, Record<string, Series & Summary>>;
+  /** Targets, and whether they were met. */
+  targets: (Target & { isMet: boolean })[];
+  /** What was not measured, and why. */
+  skipped: string[];
+  /** What failed. */
+  failures: string[];
+}
+
+/** Values of one measurement. */
+export interface Series {
+  /** Their unit; empty for a number of things. */
   unit: string;
+  /** One for each repetition. */
   values: number[];
 }
 
@@ -87,6 +108,30 @@ export class Report {
     );
   }
 
+  /**
+   * Begins with the figures of an earlier run; a file that is not there is no such run.
+   *
+   * @throws {Error} When the file holds something else, or another suite.
+   */
+  async load(path: string): Promise<void> {
+    let earlier: RunDocument;
+    try {
+      earlier = JSON.parse(await Deno.readTextFile(path));
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return;
+      throw error;
+    }
+    if (earlier.suite !== this.#suite) {
+      throw new Error(`Cannot add to ${path}: it is of the suite ${earlier.suite}`);
+    }
+    for (const [section, ofSection] of Object.entries(earlier.sections)) {
+      for (const [series, { unit, values }] of Object.entries(ofSection)) {
+        this.addAll(section, { series, unit, values });
+      }
+    }
+    this.#failures.push(...earlier.failures);
+  }
+
   /** Adds a value. */
   add(section: string, { series, unit, value }: Figure): void {
     this.addAll(section, { series, unit, values: [value] });
@@ -109,6 +154,14 @@ export class Report {
     if (found === undefined || found.values.length === 0) return;
     const { median } = summarize(found.values);
     this.targetValue(`${section}: ${series}`, { unit: found.unit, value: median }, bound);
+  }
+
+  /** Compares the 99th percentile of a series with what was set, as {@linkcode target} does. */
+  targetP99(section: string, series: string, bound: { atMost: number }): void {
+    const found = this.#sections.get(section)?.get(series);
+    if (found === undefined || found.values.length === 0) return;
+    const { p99 } = summarize(found.values);
+    this.targetValue(`${section}: ${series}, p99`, { unit: found.unit, value: p99 }, bound);
   }
 
   /** Compares a value with what was set. */
@@ -164,6 +217,7 @@ export class Report {
 
   /** Prints a section as a table. */
   print(section: string): void {
+    if (!this.#sections.has(section)) return;
     const rows = [...this.#sections.get(section) ?? []].map(([name, { unit, values }]) => {
       const { median, min, max, p99, count } = summarize(values);
       return [name, unit, ...[median, min, max, p99].map(formatValue), `${count}`];
@@ -183,13 +237,13 @@ export class Report {
 
   /** Writes all of it as JSON. */
   async write(path: string): Promise<void> {
-    const sections: Record<string, Record<string, Series & Summary>> = {};
+    const sections: RunDocument["sections"] = {};
     for (const [name, ofSection] of this.#sections) {
       sections[name] = Object.fromEntries(
         [...ofSection].map(([name, series]) => [name, { ...series, ...summarize(series.values) }]),
       );
     }
-    const document = {
+    const document: RunDocument = {
       suite: this.#suite,
       machine: this.#machine,
       options: this.#options,

@@ -53,6 +53,8 @@ export interface ClientRun<T> {
 export interface SiteOptions {
   /** Heartbeats of 10 ms that may be missed. */
   detect: number;
+  /** Whether a witness on a machine of its own decides who may go on alone. */
+  witness?: boolean;
 }
 
 /** A topology with one path. */
@@ -75,8 +77,9 @@ export class Site {
    * @throws {Error} When they do not become ready; nothing stays behind.
    */
   static async create(path: PathName, options: SiteOptions): Promise<Site> {
-    const site = new Site(await Topology.create(), options);
+    const site = new Site(await Topology.create({ witness: options.witness }), options);
     try {
+      if (options.witness) await site.#topology.startWitness();
       if (path === "plain" || path === "haproxy") await site.#route();
       if (path === "haproxy") await site.#startProxy();
       if (path === "alone") await site.#startDaemon("a", []);
@@ -153,6 +156,22 @@ export class Site {
     return await this.#daemon(host).status();
   }
 
+  /** Octets of main memory that a host's daemon uses now (VmRSS of proc(5)). */
+  async residentOctets(host: string): Promise<number> {
+    const status = await Deno.readTextFile(`/proc/${this.#daemon(host).pid}/status`);
+    const found = /^VmRSS:\s+(\d+) kB$/m.exec(status);
+    if (found === null) throw new Error("Cannot read the daemon's memory: no VmRSS in its status");
+    return Number(found[1]) * 1024;
+  }
+
+  /** Waits until so many connections are followed by the standby's server. */
+  async waitHot(host: string, count: number): Promise<void> {
+    await this.#daemon(host).until(({ services: [{ connections }] }) => connections.hot >= count, {
+      what: `${count} protected connections`,
+      timeoutMs: READY_TIMEOUT_MS,
+    });
+  }
+
   /** Waits until both hosts say that a standby could take over. */
   async waitProtected(): Promise<void> {
     for (const host of ["a", "b"]) {
@@ -162,11 +181,11 @@ export class Site {
     }
   }
 
-  /** Waits until a host has taken over from a silent peer, and gives the service's state there. */
-  async waitTakeover(host: string): Promise<ServiceStatus> {
+  /** Waits until a host is primary for a reason, and gives the service's state there. */
+  async waitTakeover(host: string, reason = "peer-silent"): Promise<ServiceStatus> {
     const { services } = await this.#daemon(host).until(
       ({ services: [{ role, lastTakeover }] }) =>
-        role === "primary" && lastTakeover?.reason === "peer-silent",
+        role === "primary" && lastTakeover?.reason === reason,
       { what: "a takeover", timeoutMs: READY_TIMEOUT_MS },
     );
     return services[0];
