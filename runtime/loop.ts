@@ -322,6 +322,11 @@ const POLL_EVERY_MS = 0.5;
 const LISTEN_SEALED_MS = 1000;
 /** Connections that may wait for their greeting. */
 const GREETINGS_MAX = 16;
+/**
+ * A beat of the life before is late, and not news; but who has just started may hear a late one after
+ * the first of the new life. When the one it took for new is silent for so long, it was the late one.
+ */
+const FORMER_MS = 1000;
 /** Sent beats whose time is remembered for the round trip. */
 const BEATS_KEPT = 64;
 /** Judgements that are shown. */
@@ -543,7 +548,7 @@ class DataLoop {
   #nextBeatMs = 0;
   #lastBeatMs = 0;
   /** The newest beat of the peer, and its life before this one. */
-  #peerLife = { incarnation: -1, seq: 0, former: -1 };
+  #peerLife = { incarnation: -1, seq: 0, heardMs: -Infinity, former: -1 };
   #stopping = false;
   #longestPassMs = 0;
   /** When the last pass ended. */
@@ -776,7 +781,7 @@ class DataLoop {
       const nowMs = performance.now();
       const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
       heard = true;
-      if (!this.#isNews(beat)) continue;
+      if (!this.#isNews(beat, nowMs)) continue;
       const token = beat.incarnation.toString(16);
       for (const said of beat.services) {
         const service = this.#services.find((s) => s.options.name === said.name);
@@ -797,14 +802,15 @@ class DataLoop {
   }
 
   /** Whether a beat is newer than all before it: links may deliver in any order, and twice. */
-  #isNews({ incarnation, seq }: Beat): boolean {
+  #isNews({ incarnation, seq }: Beat, nowMs: number): boolean {
     const life = this.#peerLife;
     if (life.incarnation === incarnation) {
       if (((seq - life.seq) | 0) <= 0) return false;
-    } else if (life.former === incarnation) return false;
+    } else if (life.former === incarnation && nowMs - life.heardMs < FORMER_MS) return false;
     this.#peerLife = {
       incarnation,
       seq,
+      heardMs: nowMs,
       former: life.incarnation === incarnation ? life.former : life.incarnation,
     };
     return true;

@@ -32,6 +32,8 @@ const QUEUE_MAX = 256;
 /** A question to the register is given up after so long. */
 const ANSWER_MS = 350;
 const BEATS_KEPT = 64;
+/** See loop.ts: how long a former life's beats are late ones. */
+const FORMER_MS = 1000;
 
 /** How bad the network is. */
 export interface Weather {
@@ -80,7 +82,8 @@ export class SimNode {
   sentMs = new Float64Array(BEATS_KEPT);
   heardSeq = 0;
   peerToken = "";
-  readonly peerLives = new Set<string>();
+  formerToken = "";
+  heardMs = -Infinity;
   channel: End | null = null;
   nextConnectMs = 0;
   copy: Copy = { generation: 0, n: 0 };
@@ -176,7 +179,8 @@ export class World {
     node.sentMs.fill(0);
     node.heardSeq = 0;
     node.peerToken = "";
-    node.peerLives.clear();
+    node.formerToken = "";
+    node.heardMs = -Infinity;
     node.switching = false;
     node.copy = { generation: -1, n: 0 };
     this.#log(`${node.name} starts again, epoch ${node.storedEpoch}`);
@@ -277,9 +281,11 @@ export class World {
     const life = node.life;
     for (const beat of node.inbox.splice(0)) {
       if (beat.token === node.peerToken && beat.seq <= node.heardSeq) continue;
-      if (beat.token !== node.peerToken && node.peerLives.has(beat.token)) continue;
-      node.peerToken = beat.token;
-      node.peerLives.add(beat.token);
+      const isOther = beat.token !== node.peerToken;
+      const isFormer = isOther && beat.token === node.formerToken;
+      if (isFormer && this.nowMs - node.heardMs < FORMER_MS) continue;
+      if (isOther) [node.formerToken, node.peerToken] = [node.peerToken, beat.token];
+      node.heardMs = this.nowMs;
       node.heardSeq = beat.seq;
       const age = (node.beatSeq - beat.echoSeq) >>> 0;
       const sentMs = node.sentMs[beat.echoSeq % BEATS_KEPT];
