@@ -19,7 +19,9 @@
  *                         killed by the guard, a shell that waits for the end of a pipe only we hold
  *
  * A server with a user of its own gets that user's groups and no capability at all; ports below 1024 are
- * then opened to everybody inside the namespace, which holds nothing but this server.
+ * then opened to everybody inside the namespace, which holds nothing but this server. Without one it is
+ * root with ROOT_CAPABILITIES: enough to open its files and become another user (nginx, sshd), not to
+ * touch the network, namespaces or other programs.
  *
  * Limits: OUTPUT_LINES_PER_S lines of LINE_LENGTH_MAX characters are logged, the rest is read and counted.
  * What leaves the group (setsid) is not killed.
@@ -50,6 +52,18 @@ const LINE_LENGTH_MAX = 2000;
 
 /** Runs until it can read a line (dismissed) or its input ends (we are gone). */
 const GUARD_SCRIPT = 'read -r word || kill -s KILL -- "-$1"';
+
+/** What a server that runs as root keeps; capabilities(7). */
+const ROOT_CAPABILITIES = [
+  "chown",
+  "dac_override",
+  "fowner",
+  "kill",
+  "setgid",
+  "setuid",
+  "net_bind_service",
+  "sys_chroot",
+];
 
 /** How a server ended. */
 export interface AppExit {
@@ -215,12 +229,14 @@ function spawnServer(
 ): Deno.ChildProcess {
   const env = Deno.env.toObject();
   delete env.NOTIFY_SOCKET;
-  const privileges = ["--pdeathsig", "KILL"];
-  if (account !== null) {
+  const privileges = ["--pdeathsig", "KILL", "--inh-caps=-all"];
+  if (account === null) {
+    privileges.push(`--bounding-set=-all,${ROOT_CAPABILITIES.map((each) => `+${each}`).join()}`);
+  } else {
     const { name, uid, gid, home, shell } = account;
     Object.assign(env, { HOME: home, USER: name, LOGNAME: name, SHELL: shell });
     privileges.push(`--reuid=${uid}`, `--regid=${gid}`, "--init-groups");
-    privileges.push("--inh-caps=-all", "--bounding-set=-all");
+    privileges.push("--bounding-set=-all");
     inNamespace(netns, () => writeSysctlIfPresent("net/ipv4/ip_unprivileged_port_start", "0"));
   }
   try {

@@ -4,8 +4,9 @@
  * Theory of operation
  * systemd sets NOTIFY_SOCKET for a unit of `Type=notify` and expects one datagram, "READY=1", at that
  * Unix socket; a path that begins with "@" is an abstract name. Without the variable nothing is sent.
+ * With `WatchdogSec=` it sets WATCHDOG_USEC too, and kills a unit that does not say "WATCHDOG=1" that often.
  *
- * Sources: sd_notify(3), unix(7).
+ * Sources: sd_notify(3), sd_watchdog_enabled(3), unix(7).
  */
 
 import { check, closeAll, libc, Memory } from "../io/libc.ts";
@@ -24,16 +25,31 @@ const STATE_LENGTH_MAX = 64;
 const address = new Memory(2 + PATH_LENGTH_MAX);
 const message = new Memory(STATE_LENGTH_MAX);
 
+/** What the service manager can be told. */
+export type ManagerState = "READY=1" | "STOPPING=1" | "WATCHDOG=1";
+
+/**
+ * How often the service manager wants to hear "WATCHDOG=1", milliseconds.
+ *
+ * @param usec WATCHDOG_USEC of the environment if not given.
+ * @returns Null when there is no watchdog.
+ */
+export function watchdogIntervalMs(usec = Deno.env.get("WATCHDOG_USEC")): number | null {
+  if (usec === undefined || !/^[1-9]\d{0,14}$/.test(usec)) return null;
+  // Half of it, as sd_watchdog_enabled(3) advises.
+  return Number(usec) / 2000;
+}
+
 /**
  * Sends a state to the service manager, if there is one.
  *
- * @param state The service is up, or on its way down.
+ * @param state The service is up, on its way down, or alive.
  * @param path The manager's socket; NOTIFY_SOCKET of the environment if not given.
  * @returns Whether it was sent.
  * @throws {SystemError} When nobody takes it.
  */
 export function notifyManager(
-  state: "READY=1" | "STOPPING=1",
+  state: ManagerState,
   path = Deno.env.get("NOTIFY_SOCKET"),
 ): boolean {
   if (path === undefined || path === "") return false;

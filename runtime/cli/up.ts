@@ -17,7 +17,7 @@ import { type Config, ConfigError, loadConfig, unsupported, warnings } from "../
 import { type ControlServer, startControl } from "../control.ts";
 import { createLogger, type LogFormat, type Logger, type LogLevel } from "../log.ts";
 import type { DaemonApi } from "../status.ts";
-import { notifyManager } from "./notify.ts";
+import { type ManagerState, notifyManager, watchdogIntervalMs } from "./notify.ts";
 import { EXIT_DONE, EXIT_FAILED } from "./output.ts";
 
 /** How long an orderly stop may take, milliseconds. */
@@ -75,16 +75,35 @@ async function runNode(config: Config, around: NodeSurroundings): Promise<number
   control.attach(daemon);
   notify("READY=1", log);
   log.info("up", { node: config.node.name, control: config.node.control });
+  const watchdog = feedWatchdog(daemon, log);
   const ended = daemon.ended ?? new Promise<string>(() => {});
   const reason = await Promise.race([
     signaled.then((signal) => ({ signal, failure: null })),
     ended.then((failure) => ({ signal: null, failure })),
   ]);
+  clearInterval(watchdog);
   notify("STOPPING=1", log);
   if (reason.failure !== null) log.error("stopping", { why: reason.failure });
   else log.info("stopping", { signal: reason.signal });
   const isInTime = await stopInTime(daemon, reason.failure === null, log);
   return isInTime && reason.failure === null ? EXIT_DONE : EXIT_FAILED;
+}
+
+/** Tells the service manager that we are alive, each time the data plane has answered. */
+function feedWatchdog(
+  daemon: DaemonApi,
+  log: Logger,
+): ReturnType<typeof setInterval> | undefined {
+  const intervalMs = watchdogIntervalMs();
+  if (intervalMs === null) return undefined;
+  return setInterval(async () => {
+    try {
+      await daemon.status();
+      notify("WATCHDOG=1", log);
+    } catch (error) {
+      log.error("watchdog not fed", { why: (error as Error).message });
+    }
+  }, intervalMs);
 }
 
 /** Stops the daemon; false when that fails or takes too long. */
@@ -123,7 +142,7 @@ function firstSignal(log: Logger): Promise<string> {
 }
 
 /** A service manager that does not listen is no reason to stop serving. */
-function notify(state: "READY=1" | "STOPPING=1", log: Logger): void {
+function notify(state: ManagerState, log: Logger): void {
   try {
     notifyManager(state);
   } catch (error) {

@@ -54,6 +54,26 @@ function runs(pid: number): boolean {
 }
 
 netTest(
+  "AppRunner leaves a server that is root what it needs to become another user",
+  [],
+  async () => {
+    const script =
+      "grep -E '^Cap(Prm|Eff|Bnd|Inh)' /proc/self/status; echo ready >&2; exec sleep 600";
+    await withRunner({ command: ["sh", "-c", script] }, async (runner, events) => {
+      runner.start();
+      await until(() => linesOf(events).includes("ready"), { what: "its output", timeoutMs: 5000 });
+      const masks = linesOf(events).slice(0, 4).map((line) => line.split(/\s+/)[1]);
+      // Bits of capabilities(7): 0 chown, 1 dac_override, 3 fowner, 5 to 7 kill, setgid, setuid,
+      // 10 net_bind_service, 18 sys_chroot.
+      const kept = [0, 1, 3, 5, 6, 7, 10, 18].reduce((mask, bit) => mask + 2 ** bit, 0);
+      const text = kept.toString(16).padStart(16, "0");
+      deepStrictEqual(masks, ["0".repeat(16), text, text, text]);
+      await runner.stop();
+    });
+  },
+);
+
+netTest(
   "AppRunner runs the server in its namespace as its user, without capabilities",
   [],
   async () => {

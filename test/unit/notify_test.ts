@@ -4,7 +4,7 @@
  * Both kinds of NOTIFY_SOCKET of sd_notify(3): a path, and an abstract name.
  */
 import { ok, strictEqual, throws } from "node:assert/strict";
-import { notifyManager } from "../../runtime/cli/notify.ts";
+import { notifyManager, watchdogIntervalMs } from "../../runtime/cli/notify.ts";
 import { check, closeAll, libc, Memory, SystemError } from "../../runtime/io/libc.ts";
 import { MSG_DONTWAIT } from "../../runtime/io/socket.ts";
 
@@ -43,6 +43,11 @@ Deno.test("notifyManager() sends one datagram to a path or an abstract name", as
     closeAll(...fds);
     await Deno.remove(directory, { recursive: true });
   }
+});
+
+Deno.test("watchdogIntervalMs() is half of what the manager allows", () => {
+  strictEqual(watchdogIntervalMs("10000000"), 5000);
+  for (const none of ["", "0", "-1", "1.5", "abc"]) strictEqual(watchdogIntervalMs(none), null);
 });
 
 Deno.test("notifyManager() sends nothing without a manager and says when nobody listens", () => {
