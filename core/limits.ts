@@ -80,3 +80,5 @@ export const UNKNOWN_OUTPUT_ECHO_MS: u32 = 60000;
 export const UNKNOWN_OUTPUT_MS: u32 = 5000;
 /** How far the old primary may have moved the right edge without our knowledge, in octets. */
 export const UNKNOWN_EDGE: u32 = 1 << 20;
+/** How long one server's FIN or RST waits for the other's, unless the caller says otherwise. */
+export const FIN_WAIT_MS: u32 = 2000;

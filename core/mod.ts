@@ -22,6 +22,7 @@ import {
   BODY_HEADROOM,
   BODY_SIZE,
   EMIT_SIZE,
+  FIN_WAIT_MS,
   HOLD_SIZE,
   INBOX_SIZE,
   OUT_ENTRY,
@@ -44,6 +45,12 @@ import { onFeederTimeout, pump } from "./segment/feeder";
 import { fromClient } from "./segment/client";
 import { fromServer } from "./segment/server";
 import { applyBody } from "./segment/apply";
+import {
+  judgeEnds as judgeAllEnds,
+  releaseEnds as releaseAllEnds,
+  settleDisputes,
+} from "./segment/ending";
+import { FINDING_SIZE, findingsAt, takeFindings as takeAllFindings } from "./judgement";
 import { reassemblySize } from "./segment/reassembly";
 import {
   demote as toStandby,
@@ -108,6 +115,7 @@ export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
   s.capacity = capacity;
   s.family = family;
   s.messageSeq = 1;
+  s.finWaitMs = FIN_WAIT_MS;
   format();
   formatRanges();
   rebuildFree();
@@ -132,6 +140,11 @@ export function configure(
   s.commitMode = commitMode;
   s.logLimit = logLimit;
   s.refuseUnprotectable = refuseUnprotectable;
+}
+
+/** How long one server's FIN or RST waits for the other's, in milliseconds. */
+export function setJudgement(finWaitMs: u32): void {
+  state().finWaitMs = finWaitMs;
 }
 
 /** Adds a port that is served. */
@@ -201,6 +214,7 @@ export function settle(): u32 {
 function tick(): void {
   const s = state();
   s.lastTick = s.now;
+  settleDisputes();
   let index = s.timerHead;
   while (index) {
     const c = at(index - 1);
@@ -264,7 +278,7 @@ export function takeAckDue(): u32 {
 
 /** True while some record's timer runs, so that passes must go on without packets. */
 export function hasTimers(): u32 {
-  return state().timerHead ? 1 : 0;
+  return state().timerHead || state().disputedHead ? 1 : 0;
 }
 
 /** Octets of the message body that waits to be sent. */
@@ -319,6 +333,21 @@ export function demote(): void {
   toStandby();
 }
 
+/** Findings since the last call; they lie at `findings()` until the core runs again. */
+export function takeFindings(): u32 {
+  return takeAllFindings();
+}
+
+/** Our server is known to be dead: ends that it alone has said are its death (before `markAll()`). */
+export function judgeEnds(): void {
+  judgeAllEnds();
+}
+
+/** Nobody takes the service over: clients are told of the ends that were judged. */
+export function releaseEnds(): void {
+  releaseAllEnds();
+}
+
 /** Every protected connection's progress goes into the next messages. */
 export function markAll(): void {
   markRecords();
@@ -365,6 +394,14 @@ export function recordAt(index: u32): usize {
 /** Address of the counters, in the order of `Counter`. */
 export function counters(): usize {
   return countersAt();
+}
+/** Where the findings lie, see judgement.ts. */
+export function findings(): usize {
+  return findingsAt();
+}
+/** Octets of a finding. */
+export function findingSize(): u32 {
+  return FINDING_SIZE;
 }
 /** Number of counters. */
 export function counterCount(): u32 {

@@ -5,7 +5,8 @@
  * All start with | type u8 | flags u8 | generation u16 | index u32 |; `index` names the record in
  * both replicas' tables, `generation` its incarnation.
  *
- *   OPEN      primary to standby   a connection exists; its SYN-ACK waits until this is committed
+ *   OPEN      primary to standby   a connection exists; its SYN-ACK waits until this is committed.
+ *             flags 1: only asks; the primary's kernel refused the SYN, would the standby's?
  *     +8  client address 16 | 24 ports u32 | 28 irs | 32 iss | 36 client MSS u16 | 38 server MSS u16
  *     +40 client scale u8 | 41 server scale u8 | 42 SYN's ECE/CWR u8 | 43 options u8 (Flag 0..7)
  *     +44 SYN's TSval | 48 SYN-ACK's TSval | 52 SYN's window | 56 SYN-ACK's window | 60 State.now
@@ -13,12 +14,13 @@
  *     +8  seq | 12 length | 16 octets
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
- *     +36 State.now
+ *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there, 4: it is
+ *     gone
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST, else 0
- *   REPORT    standby to primary   committed input and what may still come; flags 4: its server has
- *             accepted the connection
- *     +8  rcvNxt | 12 right edge
+ *   REPORT    standby to primary   committed input and what may still come
+ *     +8  rcvNxt | 12 right edge | 16 next octet its server will write; flags 1: it has said FIN there,
+ *     2: only an answer to an OPEN that asks: its server accepts, 4: it has accepted the connection
  *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
  *   RAW       old primary to new   a client's packet that still arrived here
  *     +8  length | 12 packet with its virtio_net_hdr
@@ -32,6 +34,7 @@ import { at, Connection, Flag, has, indexOf, isAccepted, Phase } from "./flow/co
 import { inputLog, takeDirty } from "./flow/lifecycle";
 import { read } from "./stream/chain";
 import { node } from "./stream/ranges";
+import { isGone, outputEnd } from "./segment/ending";
 
 export const enum RecordType {
   Open = 1,
@@ -55,9 +58,9 @@ export const enum CloseHow {
 
 export const OPEN_SIZE: u32 = 64;
 export const DATA_HEAD: u32 = 16;
-export const PROGRESS_SIZE: u32 = 40;
+export const PROGRESS_SIZE: u32 = 44;
 export const CLOSE_SIZE: u32 = 12;
-export const REPORT_SIZE: u32 = 16;
+export const REPORT_SIZE: u32 = 20;
 export const FAIL_SIZE: u32 = 8;
 export const RAW_HEAD: u32 = 12;
 
@@ -76,9 +79,9 @@ function begin(c: Connection | null, type: RecordType, flags: u32, size: u32): u
   return to;
 }
 
-/** Announces a connection to the standby; false when the body is full. */
-export function writeOpen(c: Connection): bool {
-  const to = begin(c, RecordType.Open, 0, OPEN_SIZE);
+/** Announces a connection to the standby, or only asks; false when the body is full. */
+export function writeOpen(c: Connection, asks: bool): bool {
+  const to = begin(c, RecordType.Open, asks ? 1 : 0, OPEN_SIZE);
   if (!to) return false;
   memory.copy(to + 8, changetype<usize>(c), 16);
   store<u32>(to, c.ports, 24);
@@ -95,6 +98,7 @@ export function writeOpen(c: Connection): bool {
   store<u32>(to, c.synWindow, 52);
   store<u32>(to, c.edgeShown - c.irs - 1, 56);
   store<u32>(to, state().now, 60);
+  if (asks) return true;
   noteInput();
   state().openSeq = state().messageSeq;
   return true;
@@ -148,6 +152,11 @@ export function writeFail(index: u32, generation: u32, reason: u32): void {
   store<u32>(to, index, 4);
 }
 
+/** Tells the primary that our server accepts what its own kernel refused. */
+export function writeAccept(c: Connection): void {
+  begin(c, RecordType.Report, 2, REPORT_SIZE);
+}
+
 /** Hands a client's packet that arrived here to the new primary. */
 export function writeRaw(packet: usize, length: u32): void {
   const to = begin(null, RecordType.Raw, 0, RAW_HEAD + length);
@@ -166,7 +175,9 @@ export function flushDirty(): void {
     if (c.phase == Phase.Free) continue;
     if (s.role == Role.Primary) {
       if (!has(c, Flag.Hot)) continue;
-      const to = begin(c, RecordType.Progress, c.phase >= Phase.Open ? 1 : 0, PROGRESS_SIZE);
+      const flags = (c.phase >= Phase.Open ? 1 : 0) | (has(c, Flag.ServerFin) ? 2 : 0) |
+        (isGone(c) ? 4 : 0);
+      const to = begin(c, RecordType.Progress, flags, PROGRESS_SIZE);
       store<u32>(to, c.cliAck, 8);
       store<u32>(to, c.cliWnd, 12);
       store<u32>(to, c.cliTs, 16);
@@ -175,11 +186,14 @@ export function flushDirty(): void {
       store<u32>(to, c.edgeShown, 28);
       store<u32>(to, c.sndShown, 32);
       store<u32>(to, s.now, 36);
+      store<u32>(to, outputEnd(c), 40);
     } else if (s.role == Role.Standby) {
       c.edgeReported = c.legAck + s.logLimit;
-      const to = begin(c, RecordType.Report, isAccepted(c) ? 4 : 0, REPORT_SIZE);
+      const flags = (has(c, Flag.ServerFin) ? 1 : 0) | (isAccepted(c) ? 4 : 0);
+      const to = begin(c, RecordType.Report, flags, REPORT_SIZE);
       store<u32>(to, c.rcvNxt, 8);
       store<u32>(to, c.edgeReported, 12);
+      store<u32>(to, outputEnd(c), 16);
     }
   }
 }

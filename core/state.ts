@@ -61,6 +61,7 @@ export const enum Counter {
   PeerRecords,
   Swallowed,
   Strangers,
+  EndsHeld,
   Count,
 }
 
@@ -94,6 +95,8 @@ export class State {
   openSeq: u32 = 0;
   /** The last message the standby has applied. */
   committedSeq: u32 = 0;
+  /** How long one server's end waits for the other's, in milliseconds. */
+  finWaitMs: u32 = 0;
   /** Milliseconds of the caller's monotonic clock, mod 2^32. */
   now: u32 = 0;
   lastTick: u32 = 0;
@@ -142,6 +145,8 @@ export class State {
   pumpTail: u32 = 0;
   timerHead: u32 = 0;
   timerTail: u32 = 0;
+  disputedHead: u32 = 0;
+  disputedTail: u32 = 0;
   generation: u32 = 0;
   /** Non-zero when the peer sent something that wants a prompt acknowledgement. */
   ackDue: u32 = 0;

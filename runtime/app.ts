@@ -85,6 +85,8 @@ export interface AppOptions {
   user: string | null;
   /** Takes the server's output and what happens to it. */
   log: Logger;
+  /** Called when the server was started. */
+  onStart?: () => void;
   /** Called when the server has ended by itself. */
   onExit?: (exit: AppExit) => void;
   /** How long the server may take to end after SIGTERM, milliseconds; STOP_GRACE_MS if not given. */
@@ -153,7 +155,7 @@ export class AppRunner {
   }
 
   async #supervise(): Promise<void> {
-    const { service, log, onExit } = this.#options;
+    const { service, log } = this.#options;
     const { signal } = this.#stopping;
     let backoffMs = BACKOFF_MS_MIN;
     while (!signal.aborted) {
@@ -169,7 +171,6 @@ export class AppRunner {
         ranMs: exit.ranMs,
         restartMs: backoffMs,
       });
-      onExit?.(exit);
       await delay(backoffMs, signal);
       backoffMs = Math.min(2 * backoffMs, BACKOFF_MS_MAX);
       this.#restarts++;
@@ -186,12 +187,13 @@ export class AppRunner {
       if (this.#stopping.signal.aborted) return { how: "not started", ranMs: 0 };
       child = spawnServer(netns, command, account);
     } catch (error) {
-      return { how: (error as Error).message, ranMs: 0 };
+      return this.#tellExit({ how: (error as Error).message, ranMs: 0 });
     }
     const startedMs = performance.now();
     const dismissGuard = spawnGuard(child.pid);
     this.#child = child;
     this.#state = "running";
+    this.#options.onStart?.();
     log.info("server started", { service, pid: child.pid, command: command });
     const output = new OutputLog(log, service);
     const outputs = Promise.all([
@@ -200,11 +202,18 @@ export class AppRunner {
     ]);
     const status = await child.status;
     const ranMs = Math.round(performance.now() - startedMs);
+    // Before any cleaning up: clients of the dead server wait.
+    const exit = this.#tellExit({ how: status.signal ?? `status ${status.code}`, ranMs });
     this.#signal("SIGKILL");
     this.#child = null;
     await dismissGuard();
     if (!await settles(outputs, REAP_MS)) output.cancel();
-    return { how: status.signal ?? `status ${status.code}`, ranMs };
+    return exit;
+  }
+
+  #tellExit(exit: AppExit): AppExit {
+    if (!this.#stopping.signal.aborted) this.#options.onExit?.(exit);
+    return exit;
   }
 
   /** Sends a signal to the server's group; a group that is gone already takes no harm. */

@@ -34,6 +34,8 @@ export interface CoreExports {
     logLimit: number,
     refuse: number,
   ): void;
+  /** How long one server's FIN or RST waits for the other's, in milliseconds. */
+  setJudgement(finWaitMs: number): void;
   /** Adds a port that is served. */
   servePort(port: number): void;
   /** Largest MSS that every replica can carry; 0 for no clamp. */
@@ -84,6 +86,16 @@ export interface CoreExports {
   speak(): number;
   /** Primary to standby. */
   demote(): void;
+  /** Findings since the last call; they lie at `findings()` until the core runs again. */
+  takeFindings(): number;
+  /** Where the findings lie, see core/judgement.ts. */
+  findings(): number;
+  /** Octets of a finding. */
+  findingSize(): number;
+  /** Our server is known to be dead: ends that it alone has said are its death. */
+  judgeEnds(): void;
+  /** Nobody takes the service over: clients are told of the ends that were judged. */
+  releaseEnds(): void;
   /** Every protected connection's progress goes into the next messages. */
   markAll(): void;
   /** True while progress or reports still wait to be written. */
@@ -182,6 +194,7 @@ export const COUNTER_NAMES = [
   "peerRecords",
   "swallowed",
   "strangers",
+  "endsHeld",
 ] as const;
 
 /** What people are told for each `Reason` of core/flow/connection.ts, in its order. */
@@ -200,6 +213,8 @@ export const REASONS = [
   "the standby's server took no input for too long",
   "the standby's server has not accepted it yet",
   "the standby is silent",
+  "the standby's server ended it alone",
+  "the primary's server ended it alone, and nobody could take it over",
 ] as const;
 
 /** Record fields in the order of `fieldOffset()` in core/mod.ts. */

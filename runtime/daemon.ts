@@ -131,6 +131,7 @@ class Daemon implements DaemonApi {
         netFd: network.netFd,
         appFd: network.appFd,
         prefer: service.prefer,
+        finWaitMs: service.finWaitMs,
         epochFile: `${config.node.stateDir}/${service.name}.epoch`,
       });
     }
@@ -170,10 +171,20 @@ class Daemon implements DaemonApi {
         command: service.run,
         user: service.user,
         log: this.#log,
+        onStart: () => this.#tellApp(service.name, null),
+        onExit: ({ how }) => this.#tellApp(service.name, how),
       });
       this.#running.get(service.name)!.app = app;
       app.start();
     }
+  }
+
+  /** The loop wants to know whether a service's server runs. */
+  #tellApp(service: string, ended: string | null): void {
+    if (this.#dead !== null || this.#mailbox === null) return;
+    this.#ask({ kind: "app", service, ended }).catch((error: Error) => {
+      this.#log.warn("cannot tell the data plane about a server", { service, why: error.message });
+    });
   }
 
   #startLoop(options: LoopOptions): Promise<void> {

@@ -61,6 +61,15 @@ import {
   MessageError,
   type Role,
 } from "./protocol/message.ts";
+import {
+  type CoreFinding,
+  FINDINGS,
+  type HandOverReason,
+  handOverReason,
+  Judge,
+  type JudgeEffect,
+  type Situation,
+} from "./protocol/judge.ts";
 import type { Claim, RegisterValue } from "./protocol/register.ts";
 import {
   type ArbiterTimes,
@@ -130,6 +139,8 @@ export interface LoopServiceOptions {
   appFd: number;
   /** Node that is primary at the first start; null for the name that sorts first. */
   prefer: string | null;
+  /** How long one server's FIN or RST waits for the other's, milliseconds. */
+  finWaitMs: number;
   /** File that keeps the highest epoch. */
   epochFile: string;
 }
@@ -269,6 +280,8 @@ export type LoopCommand =
     | { kind: "status" }
     | { kind: "connections" }
     | { kind: "switch"; service: string }
+    /** The spawned server runs, or has ended: how. */
+    | { kind: "app"; service: string; ended: string | null }
     | { kind: "stop" }
     | { kind: "verdict"; service: string; verdict: Verdict }
     /** What a register holds; without a value it could not be read. */
@@ -391,7 +404,9 @@ class Link {
 
 /** A planned switch on its way. */
 interface Switch {
-  id: number;
+  /** The command that asked for it; null when the judge did. */
+  id: number | null;
+  reason: "switch" | HandOverReason;
   phase: "asking" | "drain" | "handed";
   /** When the phase began in which nobody speaks. */
   sinceMs: number;
@@ -406,6 +421,11 @@ class Service {
   readonly core: Core;
   readonly base: bigint;
   readonly replica: Replica;
+  readonly judge: Judge;
+  /** Our spawned server runs, or somebody else takes care of it. */
+  appRuns = true;
+  /** The standby says that it could take over, its server included. */
+  peerReady = false;
   readonly claim: AddressClaim;
   channel: Channel | null = null;
   switching: Switch | null = null;
@@ -476,6 +496,8 @@ class Service {
       arbiter: loop.arbiter,
       listenMs: loop.seal === null ? undefined : LISTEN_SEALED_MS,
     }, nowMs);
+    this.judge = new Judge(loop.node, loop.peer?.name ?? null);
+    wasm.setJudgement(options.finWaitMs);
     wasm.setMssMax(this.mssFor(options.mtu));
     this.claim = new AddressClaim({
       address: options.address,
@@ -739,7 +761,7 @@ class DataLoop {
       name: s.options.name,
       role: s.replica.role,
       epoch: s.replica.epoch,
-      ready: s.replica.ready,
+      ready: s.replica.ready && s.appRuns,
       asking: s.replica.asking,
       voided: s.replica.voided,
     }));
@@ -786,6 +808,7 @@ class DataLoop {
       for (const said of beat.services) {
         const service = this.#services.find((s) => s.options.name === said.name);
         if (service !== undefined) {
+          service.peerReady = said.ready;
           this.#perform(
             service,
             service.replica.handleBeat(said, { nowMs, echoedMs, token }),
@@ -1010,7 +1033,11 @@ class DataLoop {
         });
         return;
       case "handover":
-        this.#perform(service, replica.handleHandover(frame.epoch, nowMs), nowMs);
+        this.#perform(
+          service,
+          replica.handleHandover(frame.epoch, nowMs, { reason: handOverReason(frame.reason) }),
+          nowMs,
+        );
         if (replica.role === "primary") {
           channel.send({ kind: "took", epoch: replica.epoch }, nowMs);
         }
@@ -1070,6 +1097,7 @@ class DataLoop {
     const count = wasm.run(net, app);
     this.#sendMessage(service, nowMs);
     this.#write(service, count);
+    this.#judgeFindings(service, nowMs);
     if (service.switching?.phase === "drain") this.#drain(service, service.switching, nowMs);
     return busy;
   }
@@ -1139,16 +1167,18 @@ class DataLoop {
       }
     }
     if (switching !== null && nowMs > switching.deadlineMs) {
-      service.switching = null;
-      post({
-        kind: "error",
-        id: switching.id,
-        message: switching.phase === "asking"
-          ? `Cannot switch ${service.options.name}: no answer from the arbiter within ${SWITCH_MS} ms`
+      const { name } = service.options;
+      this.#failSwitch(
+        service,
+        switching.phase === "asking"
+          ? `Cannot switch ${name}: no answer from the arbiter within ${SWITCH_MS} ms`
           : switching.phase === "drain"
-          ? `Cannot switch ${service.options.name}: the standby did not confirm all input within ${SWITCH_MS} ms`
-          : `Cannot tell whether ${service.options.name} was switched: the peer did not answer within ${SWITCH_MS} ms`,
-      });
+          ? `Cannot switch ${name}: the standby did not confirm all input within ${SWITCH_MS} ms`
+          : `Cannot tell whether ${name} was switched: the peer did not answer within ${SWITCH_MS} ms`,
+      );
+    } else if (switching?.id === null && switching.phase === "asking") {
+      // The arbiter may have been busy with another question; one that is under way asks for nothing.
+      this.#perform(service, replica.requestSwitch(nowMs), nowMs);
     }
   }
 
@@ -1219,12 +1249,24 @@ class DataLoop {
   #endSwitch(service: Service, why: string): void {
     const { switching, options } = service;
     if (switching === null || switching.phase === "handed") return;
-    service.switching = null;
-    const message = `Cannot switch ${options.name}: ${why}`;
-    post({ kind: "error", id: switching.id, message });
+    this.#failSwitch(service, `Cannot switch ${options.name}: ${why}`);
   }
 
-  #noteJudgement(service: Service, effect: Effect & { kind: "judgement" }): void {
+  #failSwitch(service: Service, message: string): void {
+    const { switching, judge, options } = service;
+    if (switching === null) return;
+    service.switching = null;
+    if (switching.id !== null) post({ kind: "error", id: switching.id, message });
+    else {
+      this.#log("error", "hand-over failed", { service: options.name, why: message });
+      this.#carryOut(service, judge.handleHandOverFailed(performance.now()), performance.now());
+    }
+  }
+
+  #noteJudgement(
+    service: Service,
+    effect: { kind: "judgement"; judgement: string; evidence: Evidence },
+  ): void {
     const { judgement, evidence } = effect;
     const { judgements, options } = service;
     judgements.push({ at: new Date().toISOString(), judgement, evidence });
@@ -1267,7 +1309,7 @@ class DataLoop {
     const { core, options, replica } = service;
     const { wasm } = core;
     const suspectMs = performance.now();
-    const peerStays = effect.reason === "switch";
+    const peerStays = effect.reason !== "start" && effect.reason !== "peer-silent";
     if (!peerStays && service.channel !== null) this.#drainChannel(service);
     if (effect.afresh) this.#forget(service, nowMs);
     wasm.begin(performance.now() >>> 0);
@@ -1346,20 +1388,66 @@ class DataLoop {
     if (replica.role !== "primary") {
       return refuse(`Cannot switch ${name} from here: this node is ${replica.role}, not primary`);
     }
-    if (!replica.ready) return refuse(`Cannot switch ${name}: no standby is ready`);
+    if (!replica.ready || !service.peerReady) {
+      return refuse(`Cannot switch ${name}: no standby is ready`);
+    }
     if (service.switching !== null) return refuse(`Cannot switch ${name}: a switch is under way`);
     const effects = replica.requestSwitch(nowMs);
     if (effects.length === 0) {
       return refuse(`Cannot switch ${name}: the arbiter is being asked something else, try again`);
     }
-    service.switching = {
-      id,
-      phase: "asking",
-      sinceMs: nowMs,
-      deadlineMs: nowMs + SWITCH_MS,
-      epoch: 0,
-    };
+    this.#beginSwitch(service, { id, reason: "switch" }, nowMs);
     this.#perform(service, effects, nowMs);
+  }
+
+  #beginSwitch(service: Service, why: Pick<Switch, "id" | "reason">, nowMs: number): void {
+    const deadlineMs = nowMs + SWITCH_MS;
+    service.switching = { ...why, phase: "asking", sinceMs: nowMs, deadlineMs, epoch: 0 };
+  }
+
+  // Failures of servers -------------------------------------------------------------------------
+
+  #situation(service: Service, nowMs: number): Situation {
+    const { replica, peerReady } = service;
+    const primary = replica.role === "primary";
+    return { primary, canHandOver: primary && replica.ready && peerReady, nowMs };
+  }
+
+  #carryOut(service: Service, effects: JudgeEffect[], nowMs: number): void {
+    for (const effect of effects) {
+      switch (effect.kind) {
+        case "judgement":
+          this.#noteJudgement(service, effect);
+          break;
+        case "handOver":
+          // A switch that is under way takes the service to the same place.
+          if (service.switching === null) {
+            this.#beginSwitch(service, { id: null, reason: effect.reason }, nowMs);
+          }
+          break;
+        case "releaseEnds":
+          service.core.wasm.releaseEnds();
+          break;
+      }
+    }
+  }
+
+  /** What the core has found in this pass. */
+  #judgeFindings(service: Service, nowMs: number): void {
+    const { core, judge } = service;
+    const count = core.wasm.takeFindings();
+    if (count === 0) return;
+    const situation = this.#situation(service, nowMs);
+    this.#carryOut(service, judge.handleFindings(readFindings(core, count), situation), nowMs);
+  }
+
+  #noteApp(command: LoopCommand & { kind: "app" }, nowMs: number): void {
+    const service = this.#services.find((s) => s.options.name === command.service);
+    if (service === undefined) return;
+    service.appRuns = command.ended === null;
+    if (command.ended === null) return;
+    const effects = service.judge.handleAppExit(command.ended, this.#situation(service, nowMs));
+    this.#carryOut(service, effects, nowMs);
   }
 
   /** While nothing is read: as soon as all input is committed and all output out, hand over. */
@@ -1367,6 +1455,7 @@ class DataLoop {
     const { core, channel, replica } = service;
     const { wasm } = core;
     if (channel === null || wasm.heldCount() > 0 || wasm.isInputCommitted() === 0) return;
+    if (switching.reason !== "switch") wasm.judgeEnds();
     wasm.markAll();
     while (wasm.dirty() !== 0) {
       wasm.begin(nowMs >>> 0);
@@ -1379,7 +1468,8 @@ class DataLoop {
     wasm.relay(1);
     const { epoch } = switching;
     this.#perform(service, replica.handleHandedOver(epoch), nowMs);
-    channel.send({ kind: "handover", epoch }, nowMs);
+    channel.send({ kind: "handover", epoch, reason: switching.reason }, nowMs);
+    service.judge.handleHandedOver();
     service.announceAtMs = [];
     switching.phase = "handed";
   }
@@ -1394,11 +1484,12 @@ class DataLoop {
     this.#log("info", "handed over", {
       service: options.name,
       epoch: replica.epoch,
+      reason: switching.reason,
       connections,
       gapMs: round(gapMs),
     });
     const value: LoopSwitch = { service: options.name, epoch: replica.epoch, connections, gapMs };
-    post({ kind: "reply", id: switching.id, value });
+    if (switching.id !== null) post({ kind: "reply", id: switching.id, value });
   }
 
   // Commands ------------------------------------------------------------------------------------
@@ -1420,6 +1511,10 @@ class DataLoop {
           break;
         case "key":
           this.#handleKey(command);
+          post({ kind: "reply", id: command.id, value: null });
+          break;
+        case "app":
+          this.#noteApp(command, nowMs);
           post({ kind: "reply", id: command.id, value: null });
           break;
         case "stop":
@@ -1471,7 +1566,7 @@ class DataLoop {
           name: options.name,
           role: replica.role,
           epoch: replica.epoch,
-          protected: replica.ready,
+          protected: replica.ready && service.appRuns && (standby || service.peerReady),
           connections: { total, hot, log: 0, unprotected: total - hot },
           lastTakeover: service.lastTakeover,
           counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
@@ -1551,6 +1646,21 @@ function inWallTime(arbitration: Arbitration): Arbitration {
   return last === null
     ? arbitration
     : { ...arbitration, last: { ...last, atMs: wallMs(last.atMs) } };
+}
+
+/** The core's newest findings; see core/judgement.ts. */
+function readFindings({ wasm, view }: Core, count: number): CoreFinding[] {
+  const size = wasm.findingSize();
+  return Array.from({ length: count }, (_, index) => {
+    const at = wasm.findings() + index * size;
+    return {
+      kind: FINDINGS[view.getUint32(at, true)],
+      clientPort: view.getUint32(at + 8, true) & 0xffff,
+      ours: view.getUint32(at + 12, true),
+      theirs: view.getUint32(at + 16, true),
+      waitedMs: view.getUint32(at + 20, true),
+    };
+  });
 }
 
 function round(ms: number): number {

@@ -16,7 +16,7 @@
  *   ackShown   highest ACK the client has seen         parkEnd   end of it
  *   edgeShown  highest right edge it has seen          srvFin    where the server's FIN stands
  *   peerNxt    the standby's rcvNxt (committed)        sndShown  highest octet a client was sent
- *   peerEdge   right edge the standby will store
+ *   peerEdge   right edge the standby will store       peerSnd   where the other's server stands
  *
  * A connection is "direct" when client segments pass through to the local kernel with no more than
  * a rewrite. It is "fed" while we stand between them: always on a standby, and on a primary after a
@@ -67,6 +67,8 @@ export const enum Reason {
   /** The standby has the record, but its own server has not answered the SYN yet. */
   Pending,
   StandbySilent,
+  StandbyEnded,
+  ServerEnded,
 }
 
 export const enum Flag {
@@ -94,6 +96,20 @@ export const enum Flag {
   ServerReset = 262144,
   /** Taken over: the client may have acknowledged octets that the old primary's server said first. */
   Taken = 524288,
+  /** The other replica's server has ended its stream, at peerSnd. */
+  PeerFin = 1048576,
+  /** Our server's FIN: the client is told when the standby's server has ended too (ending.ts). */
+  FinHeld = 2097152,
+  /** Our server's RST, likewise. */
+  ResetHeld = 4194304,
+  /** The primary's server is gone for this connection: nobody stands behind us after a switch. */
+  PeerGone = 8388608,
+  /** Waits in the queue of ends that one server has said alone. */
+  Disputed = 16777216,
+  /** Our server's end was judged to be its own death. */
+  Judged = 33554432,
+  /** Primary: our kernel refused the SYN. Standby: the record only asks whether ours would too. */
+  Asked = 67108864,
 }
 
 @unmanaged
@@ -146,6 +162,8 @@ export class Connection {
   issDelta: u32 = 0;
   sndNxt: u32 = 0;
   sndShown: u32 = 0;
+  /** Next octet that the other replica's server will write, as far as we know. */
+  peerSnd: u32 = 0;
   /** sndShown when we took over. */
   takenAt: u32 = 0;
   takenAtMs: u32 = 0;
@@ -192,6 +210,9 @@ export class Connection {
   nextTimer: u32 = 0;
   prevTimer: u32 = 0;
   nextFree: u32 = 0;
+  nextDisputed: u32 = 0;
+  /** Since when one server alone has ended. */
+  disputedAt: u32 = 0;
   // Statistics, 64 bit.
   bytesIn: u64 = 0;
   bytesOut: u64 = 0;

@@ -5,8 +5,9 @@
  *   timers   doubly linked, newest first; every record with timerAt set
  *   dirty    records whose progress the peer should hear; a queue, served in turn
  *   pump     records whose feeder or acknowledgement is due in this pass; emptied every pass
+ *   disputed records that one replica's server alone has ended, oldest first
  *
- * A freed record may still stand in dirty or pump: its flag stays set, and whoever takes it off the
+ * A freed record may still stand in dirty, pump or disputed: its flag stays set, and whoever takes it off the
  * queue finds it free or reborn, which is harmless.
  */
 import { state } from "../state";
@@ -26,7 +27,9 @@ export function parkedFlight(c: Connection): Chain {
   return changetype<Chain>(changetype<usize>(c) + offsetof<Connection>("parkHead"));
 }
 
-const QUEUED: u32 = Flag.Dirty | Flag.Pump;
+const QUEUED: u32 = Flag.Dirty | Flag.Pump | Flag.Disputed;
+/** What waits for a standby's word, and need not wait when there is none. */
+const WAITING: u32 = Flag.FinHeld | Flag.ResetHeld;
 
 /** Makes the record at `index` a new one with this key; it must be free. */
 export function occupy(
@@ -42,10 +45,12 @@ export function occupy(
   const flags = c.flags & QUEUED;
   const nextDirty = c.nextDirty;
   const nextPump = c.nextPump;
+  const nextDisputed = c.nextDisputed;
   memory.fill(changetype<usize>(c), 0, RECORD_SIZE);
   c.flags = flags;
   c.nextDirty = nextDirty;
   c.nextPump = nextPump;
+  c.nextDisputed = nextDisputed;
   c.c0 = c0;
   c.c1 = c1;
   c.c2 = c2;
@@ -112,6 +117,7 @@ export function rebuildFree(): void {
 export function unprotect(c: Connection, reason: Reason): void {
   if (c.reason == Reason.None || c.reason == Reason.Pending) c.reason = reason;
   c.flags &= ~(<u32> Flag.Hot);
+  if (c.flags & WAITING) markPump(c);
 }
 
 /** Runs the record's timer at `deadline` (milliseconds of State.now). */
@@ -189,4 +195,27 @@ export function takePump(): u32 {
   c.nextPump = 0;
   c.flags &= ~(<u32> Flag.Pump);
   return index;
+}
+
+/** One server alone has ended this connection: the other gets its time to follow. */
+export function markDisputed(c: Connection): void {
+  const s = state();
+  c.disputedAt = s.now;
+  if (has(c, Flag.Disputed)) return;
+  c.flags |= Flag.Disputed;
+  c.nextDisputed = 0;
+  const index = indexOf(c) + 1;
+  if (s.disputedTail) at(s.disputedTail - 1).nextDisputed = index;
+  else s.disputedHead = index;
+  s.disputedTail = index;
+}
+
+/** Takes the first disputed record off the queue; there must be one. */
+export function dropDisputed(): void {
+  const s = state();
+  const c = at(s.disputedHead - 1);
+  s.disputedHead = c.nextDisputed;
+  if (!s.disputedHead) s.disputedTail = 0;
+  c.nextDisputed = 0;
+  c.flags &= ~(<u32> Flag.Disputed);
 }

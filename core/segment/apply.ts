@@ -10,6 +10,7 @@ import { after, before, earlier, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
 import { markPump, occupy, release, startTimer, unprotect } from "../flow/lifecycle";
 import { find } from "../flow/table";
+import { Finding, noteFinding } from "../judgement";
 import {
   CLOSE_SIZE,
   CloseHow,
@@ -22,6 +23,7 @@ import {
   REPORT_SIZE,
   writeFail,
 } from "../records";
+import { notePeerOutput, refuse } from "./ending";
 import { absorb } from "./feeder";
 import { fromClient } from "./client";
 import { resetServer } from "./output";
@@ -60,7 +62,7 @@ function apply(record: usize, left: u32): u32 {
     case RecordType.Open: {
       if (left < OPEN_SIZE) return 0;
       s.ackDue = 1;
-      if (standby) applyOpen(record);
+      if (standby) applyOpen(record, (flags & 1) != 0);
       return OPEN_SIZE;
     }
     case RecordType.Data: {
@@ -89,15 +91,16 @@ function apply(record: usize, left: u32): u32 {
     case RecordType.Report: {
       if (left < REPORT_SIZE) return 0;
       const c = named(record);
-      if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) applyReport(c, record, flags);
+      if (s.role == Role.Primary && c !== null) applyReport(c, record, flags);
       return REPORT_SIZE;
     }
     case RecordType.Fail: {
       const c = named(record);
-      if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
+      if (s.role == Role.Primary && c !== null && has(c, Flag.Asked)) refuse(c);
+      else if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
         unprotect(
           c,
-          flags >= 1 && flags <= <u32> Reason.StandbySilent ? flags : Reason.StandbyReset,
+          flags >= 1 && flags <= <u32> Reason.ServerEnded ? flags : Reason.StandbyReset,
         );
         count(Counter.Unprotected);
         c.flags |= Flag.AckClient;
@@ -117,7 +120,7 @@ function apply(record: usize, left: u32): u32 {
   }
 }
 
-function applyOpen(record: usize): void {
+function applyOpen(record: usize, asks: bool): void {
   const s = state();
   const index = load<u32>(record, 4);
   const generation = load<u16>(record, 2);
@@ -169,6 +172,8 @@ function applyOpen(record: usize): void {
   c.legUna = c.iss;
   c.parkBase = c.sndNxt;
   c.parkEnd = c.sndNxt;
+  c.peerSnd = c.sndNxt;
+  if (asks) c.flags |= Flag.Asked;
   count(Counter.Opened);
   markPump(c);
 }
@@ -186,7 +191,7 @@ function peerClock(theirs: u32): u32 {
 }
 
 /** Frees a record of a standby; its server learns of it when it would not otherwise. */
-function drop(c: Connection): void {
+export function drop(c: Connection): void {
   if (c.phase == Phase.Free) return;
   if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
     const finished = has(c, Flag.ClientFin | Flag.ServerFin) && after(c.legAck, c.finSeq) &&
@@ -212,6 +217,8 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   c.edgeShown = later(c.edgeShown, load<u32>(record, 28));
   c.sndShown = later(c.sndShown, load<u32>(record, 32));
   if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
+  if (flags & 4) c.flags |= Flag.PeerGone;
+  notePeerOutput(c, load<u32>(record, 40), (flags & 2) != 0);
   markPump(c);
 }
 
@@ -229,6 +236,11 @@ function applyClose(c: Connection, how: u32): void {
 
 function applyReport(c: Connection, record: usize, flags: u32): void {
   const s = state();
+  if (flags & 2) {
+    if (has(c, Flag.Asked)) noteFinding(Finding.OursRefuses, c, c.iss + 1, c.iss + 1, c.disputedAt);
+    return;
+  }
+  if (!has(c, Flag.Hot)) return;
   if ((flags & 4) != 0 && c.reason == Reason.Pending) c.reason = Reason.None;
   c.peerNxt = later(c.peerNxt, earlier(load<u32>(record, 8), c.rcvNxt));
   const edge = load<u32>(record, 12);
@@ -240,4 +252,5 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
     c.flags |= Flag.AckClient;
     markPump(c);
   }
+  notePeerOutput(c, load<u32>(record, 16), (flags & 1) != 0);
 }

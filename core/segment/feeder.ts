@@ -34,6 +34,7 @@ import {
   markDirty,
   markPump,
   parkedFlight,
+  release,
   startTimer,
   stopTimer,
   unprotect,
@@ -41,6 +42,7 @@ import {
 import { clear, read, trim } from "../stream/chain";
 import { clearRanges, cover } from "../stream/ranges";
 import { writeFail } from "../records";
+import { settleEnd } from "./ending";
 import {
   ackClient,
   APP,
@@ -68,6 +70,7 @@ export function failLeg(c: Connection, reason: Reason): void {
   count(Counter.FeederRefused);
   unprotect(c, reason);
   if (state().role == Role.Standby) writeFail(indexOf(c), c.generation, reason);
+  if (has(c, Flag.Asked)) release(c);
 }
 
 /**
@@ -152,6 +155,7 @@ export function pump(c: Connection): void {
     markPump(c);
     return;
   }
+  if ((c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0 && s.role == Role.Primary) settleEnd(c);
   if (!has(c, Flag.Fed)) {
     if (has(c, Flag.AckClient)) ackClient(c);
     return;

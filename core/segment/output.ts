@@ -255,7 +255,8 @@ export function ackClient(c: Connection): void {
   const window = windowField(c, ack, edge);
   const options = optionLength(c);
   // SND.NXT, and never before what the client has: an old number would make it ignore the ACK.
-  const seq = later(later(c.sndNxt, c.cliAck), c.sndShown);
+  const next = has(c, Flag.FinHeld) ? c.srvFin : c.sndNxt;
+  const seq = later(later(next, c.cliAck), c.sndShown);
   const packet = make(c, NET, ACK, seq, ack, window, options);
   if (options) writeTimestamps(tcpOf(packet) + 20, c.tsShown, c.cliTs);
   noteShown(c, ack, window);

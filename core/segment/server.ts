@@ -17,6 +17,7 @@ import {
   FIN,
   isFromService,
   Kind,
+  OFF_FLAGS,
   parse,
   RST,
   setAck,
@@ -29,9 +30,10 @@ import {
   View,
   view,
 } from "../wire/packet";
-import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { at, Connection, Flag, has, indexOf, Leg, Phase, Reason } from "../flow/connection";
 import {
   markDirty,
+  markDisputed,
   markPump,
   parkedFlight,
   release,
@@ -41,7 +43,9 @@ import {
 } from "../flow/lifecycle";
 import { find } from "../flow/table";
 import { clear, write } from "../stream/chain";
-import { CloseHow, writeClose, writeOpen } from "../records";
+import { CloseHow, writeAccept, writeClose, writeFail, writeOpen } from "../records";
+import { drop } from "./apply";
+import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
 import { checkClosed } from "./client";
 import {
@@ -153,6 +157,7 @@ function learnClientSpace(c: Connection, v: View): void {
   c.legUna = v.seq;
   c.parkBase = c.sndNxt;
   c.parkEnd = c.sndNxt;
+  c.peerSnd = c.sndNxt;
   c.ackShown = c.irs + 1;
   c.legAck = c.irs + 1;
   c.legEdge = c.irs + 1 + v.window;
@@ -167,7 +172,7 @@ function learnClientSpace(c: Connection, v: View): void {
     toClient(v.at, v.length);
     return;
   }
-  if (s.standbyReady && writeOpen(c)) {
+  if (s.standbyReady && writeOpen(c, false)) {
     c.flags |= Flag.Hot;
     c.reason = Reason.Pending;
     c.peerNxt = c.rcvNxt;
@@ -225,6 +230,11 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
     noteServerTimestamp(c, tsVal(v));
     if (primary) alignTimestamps(c);
   }
+  if (!primary && has(c, Flag.Asked)) {
+    writeAccept(c);
+    drop(c);
+    return;
+  }
   if (primary && c.phase == Phase.Half) sendSynAck(c);
   markPump(c);
   if (!primary) {
@@ -246,16 +256,32 @@ function onReset(c: Connection, v: View, primary: bool): void {
   const s = state();
   if (!primary) {
     // A full backlog may refuse now and take the next SYN: the feeder's timer tries again.
-    if (c.leg == Leg.SynSent) return;
+    if (c.leg == Leg.SynSent) {
+      if (!has(c, Flag.Asked)) return;
+      writeFail(indexOf(c), c.generation, Reason.StandbyRefused);
+      release(c);
+      return;
+    }
     if (c.phase != Phase.Closed) failLeg(c, Reason.StandbyReset);
     return;
   }
   if (c.phase == Phase.Syn) {
+    // A port that nobody listens at, or one whose server died? The standby's kernel can tell.
+    if (has(c, Flag.Asked)) return;
+    if (s.standbyReady && c.reason == Reason.None && writeOpen(c, true)) {
+      c.flags |= Flag.Asked;
+      markDisputed(c);
+      return;
+    }
     toClient(v.at, v.length);
     release(c);
     return;
   }
   if (c.leg == Leg.SynSent) return;
+  if (isFollowed(c)) {
+    holdReset(c);
+    return;
+  }
   if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) return;
   setSeq(v, v.seq + c.issDelta);
   if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt, tsVal(v) + c.tsDelta);
@@ -293,6 +319,7 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     c.flags |= Flag.ServerFin;
     c.srvFin = end - 1;
     if (c.phase == Phase.Open) c.phase = Phase.Closing;
+    if (!primary) markDirty(c);
   }
   if (fed) {
     // A probe or a repetition of what was acknowledged asks for an ACK.
@@ -301,8 +328,13 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   }
   if (!primary) {
     if (v.payloadLength) park(c, seq, v.payload, v.payloadLength);
+    if (fresh && has(c, Flag.PeerFin) && after(end, c.peerSnd)) markDirty(c);
     return;
   }
+  if (fresh && has(c, Flag.PeerFin)) checkPeerEnd(c);
+  // A FIN that was held is repeated by its kernel meanwhile. A client that has it may know the
+  // connection no more and would answer with a RST.
+  if (fin && !fed && !v.payloadLength && !after(end, c.cliAck)) return;
   if (fed) {
     if ((v.payloadLength || fin) && !after(end, c.cliAck)) return; // the client has all of it
     if (!v.payloadLength && !fin) {
@@ -316,7 +348,10 @@ function onSegment(c: Connection, v: View, primary: bool): void {
       c.parkEnd = end;
     }
   }
-  if (c.issDelta) setSeq(v, seq);
+  // The server counts a FIN that the client has not been told of yet.
+  const finShown = fin && isFinDue(c);
+  const untold = has(c, Flag.FinHeld) && after(seq, c.srvFin);
+  if (c.issDelta || untold) setSeq(v, untold ? c.srvFin : seq);
   if (v.tsAt) {
     const value = tsVal(v) + c.tsDelta;
     // Our picture of the kernel's clock may be a pass too fast: then it waits for the clock.
@@ -341,9 +376,14 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     if (v.ack != ack) setAck(v, ack);
     if (v.window != window) setWindow(v, window);
   }
+  if (fin && !finShown) {
+    if (!v.payloadLength && !after(ack, c.ackShown) && !after(edge, c.edgeShown)) return;
+    setTcp8(v, OFF_FLAGS, v.flags & ~FIN);
+  }
   noteShown(c, ack, v.window);
-  if (after(end, c.sndShown)) {
-    c.sndShown = end;
+  const told = fin && !finShown ? end - 1 : end;
+  if (after(told, c.sndShown)) {
+    c.sndShown = told;
     if (hot) markDirty(c);
   }
   checkClosed(c);

@@ -16,6 +16,7 @@ import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../fl
 import { CloseHow, writeClose, writeEarly } from "../records";
 import {
   markDirty,
+  markDisputed,
   markPump,
   parkedFlight,
   rebuildFree,
@@ -38,6 +39,7 @@ import {
   toClient,
 } from "./output";
 import { checkClosed } from "./client";
+import { isFinDue, isGone, refuse } from "./ending";
 import { enterFed, pump } from "./feeder";
 
 /**
@@ -86,7 +88,12 @@ export function promote(peerStays: bool): u32 {
       const widened = c.edgeShown + UNKNOWN_EDGE;
       c.edgeShown = later(c.edgeShown, earlier(widened, most));
     }
-    if (peerStays) {
+    if (peerStays && has(c, Flag.PeerGone)) {
+      // The other server died in the midst of it, and that is why we are here.
+      unprotect(c, Reason.StandbyEnded);
+      count(Counter.Unprotected);
+    } else if (peerStays) {
+      if (has(c, Flag.PeerFin) && !has(c, Flag.ServerFin)) markDisputed(c);
       c.flags |= Flag.Hot;
       c.reason = Reason.None;
       c.peerNxt = c.rcvNxt;
@@ -137,7 +144,9 @@ function speakFor(c: Connection): bool {
   if (c.parkBase == c.parkEnd) {
     clear(parkedFlight(c));
     // The server's FIN alone may be in flight.
-    if (has(c, Flag.ServerFin) && !after(c.cliAck, c.srvFin) && c.parkEnd == c.srvFin) {
+    if (
+      has(c, Flag.ServerFin) && !after(c.cliAck, c.srvFin) && c.parkEnd == c.srvFin && isFinDue(c)
+    ) {
       const packet = makeOutput(c, c.srvFin, FIN);
       c.sndShown = later(c.sndShown, c.srvFin + 1);
       toClient(packet, complete(packet, 0, 65535));
@@ -151,7 +160,7 @@ function speakFor(c: Connection): bool {
     if (!hasRoom()) return false;
     const left = c.parkEnd - c.parkBase;
     const length = left < SUPER_SEGMENT ? left : SUPER_SEGMENT;
-    const last = length == left && has(c, Flag.ServerFin) && c.parkEnd == c.srvFin;
+    const last = length == left && has(c, Flag.ServerFin) && c.parkEnd == c.srvFin && isFinDue(c);
     const packet = makeOutput(c, c.parkBase, last ? FIN : 0);
     read(parkedFlight(c), c.parkBase, tcpOf(packet) + 20 + optionLength(c), length);
     toClient(packet, complete(packet, length, clientSegmentSize(c)));
@@ -177,8 +186,14 @@ export function demote(): void {
       release(c);
       continue;
     }
-    c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient));
+    if (isGone(c)) {
+      if (!has(c, Flag.ResetHeld)) resetServer(c);
+      release(c);
+      continue;
+    }
+    c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.FinHeld));
     c.reason = isAccepted(c) ? Reason.None : Reason.Pending;
+    if (has(c, Flag.ServerFin)) markDirty(c);
     c.tries = 0;
     if (has(c, Flag.Fed)) continue;
     enterFed(c);
@@ -192,7 +207,12 @@ export function standbyLost(): void {
   s.standbyReady = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
-    if (c.phase == Phase.Free || !has(c, Flag.Hot)) continue;
+    if (c.phase == Phase.Free) continue;
+    if (has(c, Flag.Asked)) {
+      if (hasRoom()) refuse(c);
+      else markDisputed(c);
+    }
+    if (!has(c, Flag.Hot)) continue;
     unprotect(c, Reason.StandbyLost);
     count(Counter.Unprotected);
     c.flags |= Flag.AckClient;

@@ -44,7 +44,7 @@ export const CWR: u32 = 128;
 const OFF_SEQ: usize = 4;
 const OFF_ACK: usize = 8;
 const OFF_DATA: usize = 12;
-const OFF_FLAGS: usize = 13;
+export const OFF_FLAGS: usize = 13;
 const OFF_WINDOW: usize = 14;
 const OFF_CHECKSUM: usize = 16;
 

@@ -18,7 +18,7 @@
  *               capacity: uint]                       ; standby, first frame
  *   welcome  = [version, 2, node: tstr, epoch: u32, mtu: uint, logLimit: uint, capacity: uint]
  *   data     = [version, 3, epoch: u32, seq: u32, committed: u32, bodyLength: uint]
- *   handover = [version, 4, epoch: u32]               ; old primary: go on in this epoch
+ *   handover = [version, 4, epoch: u32, reason: tstr] ; old primary: go on in this epoch
  *   took     = [version, 5, epoch: u32]               ; new primary: the address is mine
  *   refuse   = [version, 6, why: tstr]
  *   version  = 1
@@ -114,7 +114,7 @@ export type Frame =
     capacity: number;
   }
   | { kind: "data"; epoch: number; seq: number; committed: number; bodyLength: number }
-  | { kind: "handover"; epoch: number }
+  | { kind: "handover"; epoch: number; reason: string }
   | { kind: "took"; epoch: number }
   | { kind: "refuse"; why: string };
 
@@ -182,7 +182,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
         frame.bodyLength,
       ]);
     case "handover":
-      return encoder.encode([VERSION, Kind.handover, frame.epoch]);
+      return encoder.encode([VERSION, Kind.handover, frame.epoch, frame.reason]);
     case "took":
       return encoder.encode([VERSION, Kind.took, frame.epoch]);
     case "refuse":
@@ -270,12 +270,15 @@ export function decodeFrame(bytes: Uint8Array): Frame {
         capacity: u32(items[6], "capacity"),
       };
     case Kind.handover:
-    case Kind.took:
-      expectKind(items, items[1], 3);
+      expectKind(items, Kind.handover, 4);
       return {
-        kind: items[1] === Kind.took ? "took" : "handover",
+        kind: "handover",
         epoch: u32(items[2], "epoch"),
+        reason: text(items[3], "reason"),
       };
+    case Kind.took:
+      expectKind(items, Kind.took, 3);
+      return { kind: "took", epoch: u32(items[2], "epoch") };
     case Kind.refuse:
       expectKind(items, Kind.refuse, 3);
       return { kind: "refuse", why: text(items[2], "why") };

@@ -64,6 +64,7 @@
  * Sources: DESIGN sections 1 (P2, P3, P6) and 6; ST-TCP's rule of `detect` missed heartbeats; Gray
  * and Cheriton 1989, "Leases".
  */
+import type { HandOverReason } from "./judge.ts";
 import type { BeatService, Role } from "./message.ts";
 import type { Claim, RegisterValue, Void } from "./register.ts";
 
@@ -140,7 +141,7 @@ export type Effect =
 export type Evidence = Record<string, string | number | boolean | null>;
 
 /** Why a replica became primary. */
-export type TakeoverReason = "start" | "peer-silent" | "switch";
+export type TakeoverReason = "start" | "peer-silent" | "switch" | HandOverReason;
 
 /** What the register said to a claim. */
 export type Verdict =
@@ -487,8 +488,12 @@ export class Replica {
     return effects;
   }
 
-  /** The primary hands over to us, with everything applied before. */
-  handleHandover(epoch: number, nowMs: number): Effect[] {
+  /** The primary hands over to us, with everything applied before, for a reason it names. */
+  handleHandover(
+    epoch: number,
+    nowMs: number,
+    { reason = "switch" }: { reason?: "switch" | HandOverReason } = {},
+  ): Effect[] {
     if (this.#role !== "standby" || epoch <= this.#epoch) return [];
     if (nowMs >= this.#leaseFromMs + this.#leaseMs()) {
       // We were away: it may have taken the service back meanwhile.
@@ -499,7 +504,7 @@ export class Replica {
       })];
     }
     this.#withdraw();
-    return this.#promote("switch", epoch, { silentMs: 0, afresh: false, awakeMs: nowMs });
+    return this.#promote(reason, epoch, { silentMs: 0, afresh: false, awakeMs: nowMs });
   }
 
   /** We handed over: the peer is primary in `epoch`, and we follow on the same channel. */
@@ -805,7 +810,7 @@ export class Replica {
     this.#heldEpoch = null;
     this.#stateEpoch = null;
     this.#nextConsultMs = awakeMs + CONFIRM_MS;
-    if (reason !== "switch") this.#channelUp = false;
+    if (reason === "start" || reason === "peer-silent") this.#channelUp = false;
     return this.#become("primary", [
       { kind: "storeEpoch", epoch },
       { kind: "promote", reason, epoch, silentMs, afresh },

@@ -33,6 +33,13 @@ export interface DownloadOptions {
   rounds: number;
   /** The server's command on a host; files are in `directory`/files. */
   server: (host: HostName, directory: string) => Promise<string[]>;
+  /**
+   * Makes the fault and returns its wall clock, milliseconds since 1970; default a crash of the host,
+   * which is revived afterwards.
+   */
+  fault?: (site: Site, primary: HostName) => Promise<number>;
+  /** What a new primary may name as the reason, and must in some round; not looked at if not given. */
+  reasons?: readonly string[];
   /** The client's command: it prints the file and nothing else on standard output. */
   client: (url: string) => string[];
 }
@@ -58,16 +65,26 @@ export async function downloadThroughCrashes(
     await site.waitProtected();
     const { durationMs } = await download(site, options, { content });
     const rounds = repetitions(options.rounds);
+    const reasons = new Set<string>();
     for (let round = 0; round < rounds; round++) {
       const momentMs = durationMs * (round + random.next()) / rounds;
       console.log(
         `round ${round + 1} of ${rounds}: fault ${momentMs.toFixed(0)} ms after the start`,
       );
       const { dead } = await download(site, options, { content, momentMs });
-      assert.notEqual(dead, await site.primary());
-      await site.revive(dead!);
+      const survivor = site.other(dead!);
+      if (options.reasons === undefined) assert.equal(await site.primary(), survivor);
+      else {
+        // A server that had written all of it when it died is not missed.
+        const { role, lastTakeover } = await site.service(survivor);
+        if (role === "primary") reasons.add(lastTakeover?.reason ?? "none");
+      }
+      if (options.fault === undefined) await site.revive(dead!);
       await site.waitProtected();
     }
+    if (options.reasons === undefined) return;
+    const others = [...reasons].filter((reason) => !options.reasons!.includes(reason));
+    assert.deepEqual([reasons.size > 0, others], [true, []]);
   });
 }
 
@@ -87,7 +104,7 @@ async function download(
   let faultMs: number | undefined;
   if (momentMs !== undefined) {
     await sleep(momentMs);
-    faultMs = await site.crash(primary);
+    faultMs = await (options.fault?.(site, primary) ?? site.crash(primary));
   }
   await client.mustSucceed(DOWNLOAD_TIMEOUT_MS);
   const durationMs = performance.now() - startMs;

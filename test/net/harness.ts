@@ -163,6 +163,7 @@ export class Site {
   readonly #directory: string;
   readonly #options: SiteOptions;
   readonly #daemons = new Map<HostName, DaemonProcess>();
+  readonly #servers = new Map<HostName, TestProcess>();
   #hop?: SplicedHop;
   #witness?: Deno.ChildProcess;
 
@@ -208,8 +209,27 @@ export class Site {
 
   /** Starts a server in a host's namespace that no daemon ends. */
   async startServer(host: HostName, [program, ...args]: string[]): Promise<void> {
-    startProcess(program, args, { namespace: this.topology.appNamespace(host) });
+    const namespace = this.topology.appNamespace(host);
+    this.#servers.set(host, startProcess(program, args, { namespace }));
     await this.#waitListening(host);
+  }
+
+  /**
+   * Sends a signal to a host's server, whoever started it.
+   *
+   * @returns Wall clock of the fault, milliseconds since 1970.
+   */
+  async signalServer(host: HostName, signal: Deno.Signal): Promise<number> {
+    const server = this.#servers.get(host);
+    if (server !== undefined) server.signal(signal);
+    else {
+      const { pid } = (await this.service(host)).app;
+      if (pid === null) {
+        throw new Error(`Cannot send ${signal}: the server of ${host} does not run`);
+      }
+      Deno.kill(pid, signal);
+    }
+    return Date.now();
   }
 
   /** Starts the witness, with what it knew before. */

@@ -12,6 +12,7 @@
 
 import { downloadThroughCrashes } from "./download.ts";
 import { netTest } from "./conditions.ts";
+import { nginx } from "./nginx.ts";
 
 netTest(
   "curl reads 1 GiB from nginx through the death of its host",
@@ -20,35 +21,7 @@ netTest(
     downloadThroughCrashes(context, {
       family: 4,
       rounds: 50,
-      server: async (host, directory) => {
-        const path = `${directory}/nginx-${host}.conf`;
-        await Deno.writeTextFile(path, nginxConfig(host, directory));
-        return ["nginx", "-c", path, "-g", "daemon off;"];
-      },
+      server: nginx,
       client: (url) => ["curl", "--silent", "--show-error", "--max-time", "120", url],
     }),
 );
-
-/** A configuration that shares nothing with the other host's but the files it serves. */
-function nginxConfig(host: string, directory: string): string {
-  return `
-user root;
-worker_processes 1;
-pid ${directory}/nginx-${host}.pid;
-error_log stderr;
-events { worker_connections 256; }
-http {
-  access_log off;
-  sendfile on;
-  client_body_temp_path ${directory}/nginx-${host}-body;
-  proxy_temp_path ${directory}/nginx-${host}-proxy;
-  fastcgi_temp_path ${directory}/nginx-${host}-fastcgi;
-  uwsgi_temp_path ${directory}/nginx-${host}-uwsgi;
-  scgi_temp_path ${directory}/nginx-${host}-scgi;
-  server {
-    listen 80;
-    root ${directory}/files;
-  }
-}
-`;
-}

@@ -68,6 +68,10 @@ export const Reason = {
   logMemory: 9,
   tooManyRanges: 10,
   legStalled: 11,
+  pending: 12,
+  standbySilent: 13,
+  standbyEnded: 14,
+  serverEnded: 15,
 } as const;
 
 /** A packet that left. */
@@ -343,14 +347,18 @@ export interface Progress {
   edgeShown: number;
   /** Highest octet sent to it. */
   sndShown: number;
+  /** Next octet its server will write; `sndShown` if not given. */
+  outputEnd?: number;
+  /** Its server has said FIN there. */
+  fin?: boolean;
 }
 
 /** A PROGRESS record. */
 export function encodeProgress(index: number, progress: Progress, generation = 1): Uint8Array {
-  const view = record(RecordType.progress, 40, {
+  const view = record(RecordType.progress, 44, {
     index,
     generation,
-    flags: progress.open === false ? 0 : 1,
+    flags: (progress.open === false ? 0 : 1) | (progress.fin ? 2 : 0),
   });
   view.setUint32(8, progress.cliAck, true);
   view.setUint32(12, progress.cliWnd ?? 502, true);
@@ -359,6 +367,7 @@ export function encodeProgress(index: number, progress: Progress, generation = 1
   view.setUint32(24, progress.ackShown, true);
   view.setUint32(28, progress.edgeShown, true);
   view.setUint32(32, progress.sndShown, true);
+  view.setUint32(40, progress.outputEnd ?? progress.sndShown, true);
   return new Uint8Array(view.buffer);
 }
 
@@ -369,16 +378,18 @@ export function encodeClose(index: number, how: number, generation = 1): Uint8Ar
   );
 }
 
-/** A REPORT record. */
+/** A REPORT record; `output` is the next octet its server will write, `fin` that it ends there. */
 export function encodeReport(
   index: number,
   rcvNxt: number,
   edge: number,
-  generation = 1,
+  more: { output?: number; fin?: boolean; generation?: number } = {},
 ): Uint8Array {
-  const view = record(RecordType.report, 16, { index, generation });
+  const { output = 0, fin = false, generation = 1 } = more;
+  const view = record(RecordType.report, 20, { index, generation, flags: fin ? 1 : 0 });
   view.setUint32(8, rcvNxt, true);
   view.setUint32(12, edge, true);
+  view.setUint32(16, output, true);
   return new Uint8Array(view.buffer);
 }
 
@@ -408,7 +419,7 @@ export interface DecodedRecord {
 /** The records of a body. */
 export function decodeRecords(body: Uint8Array): DecodedRecord[] {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 40, 4: 12, 5: 16, 6: 8, 7: 12 };
+  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 44, 4: 12, 5: 20, 6: 8, 7: 12 };
   const records: DecodedRecord[] = [];
   for (let at = 0; at < body.length;) {
     const type = body[at];

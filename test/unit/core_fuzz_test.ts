@@ -277,7 +277,12 @@ function randomRecord(random: Random, moments: readonly Moment[]): Uint8Array {
         edgeShown: seq + random.integer(100000),
         sndShown: ack,
       }, generation),
-    () => encodeReport(index, seq, seq + random.seed(), generation),
+    () =>
+      encodeReport(index, seq, seq + random.seed(), {
+        output: random.seed(),
+        fin: random.next() < 0.3,
+        generation,
+      }),
     () => encodeFail(index, random.integer(256), generation),
     () => encodeClose(index, pick(random, [CloseHow.normal, CloseHow.dropped, 99]), generation),
     () =>

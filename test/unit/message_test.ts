@@ -89,7 +89,7 @@ const FRAMES: Frame[] = [
   },
   { kind: "welcome", node: "a", epoch: 3, mtu: 9000, logLimit: 1 << 30, capacity: 4_000_000 },
   { kind: "data", epoch: 1, seq: 0xffffffff, committed: 0, bodyLength: 4 << 20 },
-  { kind: "handover", epoch: 256 },
+  { kind: "handover", epoch: 256, reason: "switch" },
   { kind: "took", epoch: 65536 },
   { kind: "refuse", why: "no service of that name" },
 ];
@@ -99,7 +99,7 @@ const FRAME_TYPES: Record<Frame["kind"], FieldType[]> = {
   hello: ["text", "text", "u32", "u32", "u32", "u32"],
   welcome: ["text", "u32", "u32", "u32", "u32"],
   data: ["u32", "u32", "u32", "u32"],
-  handover: ["u32"],
+  handover: ["u32", "text"],
   took: ["u32"],
   refuse: ["text"],
 };
@@ -239,8 +239,6 @@ Deno.test("in every place every item that does not belong there is refused", () 
     for (const [at, type] of sample.types.entries()) {
       for (const [what, octets, fits] of STRANGERS) {
         if (type === "fixed" && octets.join() === sample.items[at].join()) continue;
-        // The number of a handover, which has the same items as this.
-        if (at === 1 && sample.name === "took" && what === "4") continue;
         const items = sample.items.with(at, octets);
         if (fits.includes(type)) ok(isTaken(sample.decode, Uint8Array.from(array(items))), what);
         else refuses(sample, items, `with ${what} at ${at}`);

@@ -1,0 +1,217 @@
+/**
+ * ending.ts - a server's FIN or RST: its answer, or its death?
+ *
+ * Theory of operation
+ * A kernel ends the connections of a program that dies: with FIN when all input was read, else with
+ * RST. On the wire that looks like an end the program meant. Two replicas tell them apart, because a
+ * living pair ends at the same offset. So the primary keeps its server's end from the client until the
+ * standby's server has ended too; its octets before the end leave as ever.
+ *
+ *   ours FIN at F     theirs FIN at F, or RST            both meant it: the client is told at once
+ *                     theirs writes past F               ours died, known at once
+ *                     neither within fin_wait            ours died
+ *   ours RST          theirs FIN or RST                  both meant it; after two FINs only RST counts
+ *                     neither within fin_wait            ours died (what a RST cuts off has no offset)
+ *   theirs ends       ours does not, or writes past it   theirs died: the connection is unprotected
+ *   ours refuses SYN  theirs accepts                     our listener died
+ *                     theirs refuses too                 the client is told
+ *
+ * "Ours died" is a finding (judgement.ts); the caller then hands the service over, or, when nobody can
+ * take it, calls `releaseEnds()`. A connection that nobody else follows ends as without us.
+ *
+ * The standby reports its server's FIN when it happens, and how far its server has written as soon as
+ * that is past our FIN (records.ts), so a common end costs no round trip of its own.
+ *
+ * Limits: `fin_wait` for each record, in a queue through the records; EXPIRED_MAX of them in one tick.
+ */
+import { LINGER_MS } from "../limits";
+import { count, Counter, Role, state } from "../state";
+import { after, later } from "../wire/bytes";
+import { ACK, FIN, RST } from "../wire/packet";
+import { at, Connection, Flag, has, Phase, Reason } from "../flow/connection";
+import {
+  dropDisputed,
+  markDirty,
+  markDisputed,
+  markPump,
+  release,
+  startTimer,
+  unprotect,
+} from "../flow/lifecycle";
+import { Finding, noteFinding } from "../judgement";
+import { CloseHow, writeClose } from "../records";
+import { complete, make, makeOutput, NET, refuseClient, shownAck, toClient } from "./output";
+
+/** Disputes that are settled in one tick. */
+const EXPIRED_MAX: u32 = 4096;
+
+/** Our server's next octet; where its FIN stands, once it has said it. */
+export function outputEnd(c: Connection): u32 {
+  return has(c, Flag.ServerFin) ? c.srvFin : c.sndNxt;
+}
+
+/** True when the standby's server has the connection too, so that its end says something of ours. */
+export function isFollowed(c: Connection): bool {
+  return has(c, Flag.Hot) && c.reason != Reason.Pending;
+}
+
+/** True when the client may be told of our server's FIN; else it is held. */
+export function isFinDue(c: Connection): bool {
+  if (!isFollowed(c) || isAgreed(c)) return true;
+  if (!has(c, Flag.FinHeld)) {
+    c.flags |= Flag.FinHeld;
+    hold(c);
+  }
+  return false;
+}
+
+/** Keeps our server's RST from the client. */
+export function holdReset(c: Connection): void {
+  if (has(c, Flag.ResetHeld)) return;
+  c.flags |= Flag.ResetHeld;
+  hold(c);
+}
+
+function hold(c: Connection): void {
+  count(Counter.EndsHeld);
+  markDisputed(c);
+  markDirty(c);
+  markPump(c);
+}
+
+/** Both servers have ended at the same octet. */
+function isAgreed(c: Connection): bool {
+  return has(c, Flag.PeerFin) && c.peerSnd == c.srvFin;
+}
+
+/** The other replica's server has written up to `end`, and with `fin` says no more. */
+export function notePeerOutput(c: Connection, end: u32, fin: bool): void {
+  const s = state();
+  if (!has(c, Flag.PeerFin)) {
+    c.peerSnd = later(c.peerSnd, end);
+    if (fin) {
+      c.peerSnd = end;
+      c.flags |= Flag.PeerFin;
+    }
+  }
+  if (s.role == Role.Standby) {
+    // The primary wants to know at once when ours goes on after its own has ended.
+    if (has(c, Flag.PeerFin) && after(outputEnd(c), c.peerSnd)) markDirty(c);
+    return;
+  }
+  if (fin && !has(c, Flag.ServerFin)) markDisputed(c);
+  checkPeerEnd(c);
+  if (c.flags & (Flag.FinHeld | Flag.ResetHeld)) markPump(c);
+}
+
+/** Our server goes on where the standby's has ended: that one died. */
+export function checkPeerEnd(c: Connection): void {
+  if (has(c, Flag.Hot | Flag.PeerFin) && after(outputEnd(c), c.peerSnd)) losePeer(c);
+}
+
+function losePeer(c: Connection): void {
+  noteFinding(Finding.TheirsEnded, c, outputEnd(c), c.peerSnd, c.disputedAt);
+  abandon(c, Reason.StandbyEnded);
+}
+
+/** Goes on without the standby for this connection. */
+function abandon(c: Connection, reason: Reason): void {
+  writeClose(c, CloseHow.Dropped, 0);
+  unprotect(c, reason);
+  count(Counter.Unprotected);
+  c.flags |= Flag.AckClient;
+  markPump(c);
+}
+
+/** On a primary, with room for two segments: looks whether the client may be told by now. */
+export function settleEnd(c: Connection): void {
+  if (c.phase == Phase.Closed) {
+    c.flags &= ~(<u32> (Flag.FinHeld | Flag.ResetHeld));
+    return;
+  }
+  const alone = !isFollowed(c);
+  if (has(c, Flag.FinHeld)) {
+    if (alone || isAgreed(c)) sendFin(c);
+    else if (after(c.peerSnd, c.srvFin)) judge(c);
+  }
+  // Where both had ended their direction before, a FIN says nothing about what came later.
+  const both = has(c, Flag.PeerFin) && !has(c, Flag.ServerFin);
+  if (has(c, Flag.ResetHeld) && (alone || both)) sendReset(c);
+}
+
+function judge(c: Connection): void {
+  if (has(c, Flag.Judged)) return;
+  c.flags |= Flag.Judged;
+  noteFinding(Finding.OursEnded, c, outputEnd(c), c.peerSnd, c.disputedAt);
+}
+
+function sendFin(c: Connection): void {
+  c.flags &= ~(<u32> (Flag.FinHeld | Flag.Judged));
+  const packet = makeOutput(c, c.srvFin, FIN);
+  c.sndShown = later(c.sndShown, c.srvFin + 1);
+  if (has(c, Flag.Hot)) markDirty(c);
+  toClient(packet, complete(packet, 0, 65535));
+}
+
+function sendReset(c: Connection): void {
+  if (has(c, Flag.Hot)) writeClose(c, CloseHow.ServerReset, 0);
+  c.flags |= Flag.ServerReset;
+  c.flags &= ~(<u32> (Flag.ResetHeld | Flag.Judged | Flag.Hot | Flag.Fed));
+  c.phase = Phase.Closed;
+  count(Counter.Closed);
+  startTimer(c, state().now + LINGER_MS);
+  // What the client has is all we sent; if some of it was lost, it asks (RFC 5961) and our kernel,
+  // which knows the connection no more, resets it with the number it asked with.
+  const packet = make(c, NET, RST | ACK, later(c.sndShown, c.cliAck), shownAck(c), 0, 0);
+  toClient(packet, complete(packet, 0, 65535));
+}
+
+/** The client's SYN was refused here and by the standby's server. */
+export function refuse(c: Connection): void {
+  refuseClient(c);
+  release(c);
+}
+
+/** Ends that were alone for `fin_wait` are judged. */
+export function settleDisputes(): void {
+  const s = state();
+  for (let i: u32 = 0; i < EXPIRED_MAX && s.disputedHead; i++) {
+    const c = at(s.disputedHead - 1);
+    const held = (c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0 && !has(c, Flag.Judged);
+    const theirs = has(c, Flag.Hot | Flag.PeerFin) && !has(c, Flag.ServerFin);
+    const open = s.role == Role.Primary && c.phase != Phase.Free && c.phase != Phase.Closed &&
+      (held || theirs || has(c, Flag.Asked));
+    if (open && s.now - c.disputedAt < s.finWaitMs) return;
+    dropDisputed();
+    if (!open) continue;
+    if (has(c, Flag.Asked)) refuse(c);
+    else if (held) judge(c);
+    else losePeer(c);
+  }
+}
+
+/** Nobody takes the service over: clients are told what was kept from them. */
+export function releaseEnds(): void {
+  const s = state();
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase == Phase.Free || c.phase == Phase.Closed) continue;
+    if (has(c, Flag.Judged) && has(c, Flag.Hot)) abandon(c, Reason.ServerEnded);
+  }
+}
+
+/** Our server is known to be dead: each end it has said alone is judged at once. */
+export function judgeEnds(): void {
+  const s = state();
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase != Phase.Free && (c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0) {
+      c.flags |= Flag.Judged;
+    }
+  }
+}
+
+/** True when our server has nothing to do with this connection any more. */
+export function isGone(c: Connection): bool {
+  return has(c, Flag.ResetHeld) || has(c, Flag.FinHeld | Flag.Judged);
+}

@@ -1,0 +1,177 @@
+/**
+ * judge.ts - which failure is it? One judge for each service on each node
+ *
+ * Theory of operation
+ * The core finds what single connections show, the daemon sees its server's process end. The judge
+ * turns both into a verdict on one node's server, says it once with its evidence, and tells what to do.
+ * It has no clock and no socket: findings and time go in, effects come out (DESIGN 6).
+ *
+ *   found                                          verdict      act on the primary's side
+ *   our server ended, theirs goes on               app-died     hand over
+ *   our kernel refuses what theirs accepts         app-refuses  hand over
+ *   our spawned server's process ended             app-exited   hand over
+ *   their server ended, ours goes on               app-died     the connection is unprotected
+ *
+ * A hand-over is a planned switch with the verdict as its reason. When nobody can take the service, or
+ * the switch fails, clients are told of the ends that were kept from them (P9), and the next attempt
+ * waits RETRY_MS.
+ *
+ * Limits: findings that repeat the last judgement within REPEAT_MS of the one before say nothing, so
+ * that ten thousand connections of one dead server make one line of log.
+ */
+
+/** What a judge can say of a server. */
+export type Verdict = "app-died" | "app-refuses" | "app-exited";
+
+const REASONS: readonly Verdict[] = ["app-died", "app-refuses", "app-exited"];
+
+/** Reasons for a hand-over that nobody asked for. */
+export type HandOverReason = Verdict;
+
+/** The reason a peer named for its hand-over; "switch" for one that this version does not know. */
+export function handOverReason(text: string): HandOverReason | "switch" {
+  return REASONS.find((reason) => reason === text) ?? "switch";
+}
+
+/** What follows from a judgement. */
+export type Act = "hand-over" | "unprotect" | "none";
+
+/** Kinds of findings in the core's order, `Finding` in core/judgement.ts. */
+export const FINDINGS = ["none", "oursEnded", "theirsEnded", "oursRefuses"] as const;
+
+/** Something the core has found about one connection. */
+export interface CoreFinding {
+  /** What. */
+  kind: typeof FINDINGS[number];
+  /** The client's port. */
+  clientPort: number;
+  /** How far our server has come in its stream, octets. */
+  ours: number;
+  /** How far the other replica's has. */
+  theirs: number;
+  /** How long it took to be sure, milliseconds. */
+  waitedMs: number;
+}
+
+/** What a judgement rests on, for people. */
+export type JudgeEvidence = {
+  /** The node whose server it is about. */
+  node: string;
+  /** What follows. */
+  act: Act;
+  /** What was seen. */
+  seen: string;
+};
+
+/** What the caller has to do, in order. */
+export type JudgeEffect =
+  /** Log it, and show it in status: the verdict and what it rests on. */
+  | { kind: "judgement"; judgement: Verdict; evidence: JudgeEvidence }
+  /** Move the service to the standby, whose server lives. */
+  | { kind: "handOver"; reason: HandOverReason }
+  /** Nobody takes it: tell clients what was kept from them. */
+  | { kind: "releaseEnds" };
+
+/** How things stand when the judge is asked. */
+export interface Situation {
+  /** This node is primary. */
+  primary: boolean;
+  /** A standby with a living server could take the service now. */
+  canHandOver: boolean;
+  /** Milliseconds of the caller's clock. */
+  nowMs: number;
+}
+
+/** Findings within this time of the last that says the same are one judgement, milliseconds. */
+export const REPEAT_MS = 1000;
+/** Pause after a hand-over that failed, milliseconds. */
+export const RETRY_MS = 1000;
+
+/** The judge of one service on one node. */
+export class Judge {
+  readonly #node: string;
+  readonly #peer: string;
+  /** The last judgement: what it said and when it was found again. */
+  #last = "";
+  #lastMs = -Infinity;
+  #handingOver = false;
+  #retryMs = -Infinity;
+
+  /** Judges for `node`; `peer` is the other node's name, null when there is none. */
+  constructor(node: string, peer: string | null) {
+    this.#node = node;
+    this.#peer = peer ?? "peer";
+  }
+
+  /** What the core has found since the last call. */
+  handleFindings(findings: readonly CoreFinding[], situation: Situation): JudgeEffect[] {
+    return findings.flatMap((finding) => this.#handleFinding(finding, situation));
+  }
+
+  #handleFinding(finding: CoreFinding, situation: Situation): JudgeEffect[] {
+    const { kind, clientPort, ours, theirs, waitedMs } = finding;
+    const about = `connection from port ${clientPort}`;
+    switch (kind) {
+      case "oursEnded":
+        return this.#failed("app-died", situation, {
+          seen: `${about}: ended at octet ${ours}, while ${this.#peer}'s server ` +
+            (theirs > ours ? `is at octet ${theirs}` : `had not after ${waitedMs} ms`),
+        });
+      case "oursRefuses":
+        return this.#failed("app-refuses", situation, {
+          seen: `${about}: refused, while ${this.#peer}'s server accepts it`,
+        });
+      case "theirsEnded":
+        return this.#judge("app-died", {
+          node: this.#peer,
+          act: "unprotect",
+          seen: `${about}: ended at octet ${theirs}, while ${this.#node}'s server ` +
+            (ours > theirs ? `is at octet ${ours}` : `had not after ${waitedMs} ms`),
+        }, situation.nowMs);
+      case "none":
+        return [];
+    }
+  }
+
+  /** The process of our spawned server has ended. */
+  handleAppExit(how: string, situation: Situation): JudgeEffect[] {
+    const seen = `the server's process ended with ${how}`;
+    if (situation.primary) return this.#failed("app-exited", situation, { seen });
+    return this.#judge("app-exited", { node: this.#node, act: "none", seen }, situation.nowMs);
+  }
+
+  /** The hand-over came about: another node is primary. */
+  handleHandedOver(): void {
+    this.#handingOver = false;
+  }
+
+  /** The hand-over failed; we are still primary. */
+  handleHandOverFailed(nowMs: number): JudgeEffect[] {
+    if (!this.#handingOver) return [];
+    this.#handingOver = false;
+    this.#retryMs = nowMs + RETRY_MS;
+    return [{ kind: "releaseEnds" }];
+  }
+
+  /** Our own server failed. */
+  #failed(verdict: Verdict, situation: Situation, { seen }: { seen: string }): JudgeEffect[] {
+    const { nowMs } = situation;
+    const can = situation.canHandOver && nowMs >= this.#retryMs;
+    const act = can || this.#handingOver ? "hand-over" : "none";
+    const said = this.#judge(verdict, { node: this.#node, act, seen }, nowMs);
+    if (this.#handingOver) return said;
+    if (!can) return [...said, { kind: "releaseEnds" }];
+    this.#handingOver = true;
+    return [...said, { kind: "handOver", reason: verdict }];
+  }
+
+  /** Says a judgement, unless it only repeats the last. */
+  #judge(judgement: Verdict, evidence: JudgeEvidence, nowMs: number): JudgeEffect[] {
+    const { node, act } = evidence;
+    const text = `${node} ${judgement} ${act}`;
+    const repeats = text === this.#last && nowMs - this.#lastMs <= REPEAT_MS;
+    this.#last = text;
+    this.#lastMs = nowMs;
+    return repeats ? [] : [{ kind: "judgement", judgement, evidence }];
+  }
+}

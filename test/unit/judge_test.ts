@@ -1,0 +1,128 @@
+/**
+ * judge_test.ts - which failure is it, and what follows
+ */
+import { deepStrictEqual, strictEqual } from "node:assert/strict";
+import {
+  type CoreFinding,
+  handOverReason,
+  Judge,
+  type JudgeEffect,
+  REPEAT_MS,
+  RETRY_MS,
+  type Situation,
+} from "../../runtime/protocol/judge.ts";
+
+const READY: Situation = { primary: true, canHandOver: true, nowMs: 1000 };
+const ALONE: Situation = { primary: true, canHandOver: false, nowMs: 1000 };
+const STANDBY: Situation = { primary: false, canHandOver: false, nowMs: 1000 };
+
+function found(fields: Partial<CoreFinding> = {}): CoreFinding {
+  return {
+    kind: "oursEnded",
+    clientPort: 40000,
+    ours: 100,
+    theirs: 200,
+    waitedMs: 12,
+    ...fields,
+  };
+}
+
+/** Each effect in a word or two; judgements with node, verdict and act. */
+function words(effects: JudgeEffect[]): string[] {
+  return effects.map((effect) => {
+    if (effect.kind === "handOver") return `handOver ${effect.reason}`;
+    if (effect.kind === "releaseEnds") return effect.kind;
+    const { node, act } = effect.evidence;
+    return `${node} ${effect.judgement} ${act}`;
+  });
+}
+
+/** What the first judgement rests on. */
+function seen([effect]: JudgeEffect[]): string {
+  return effect.kind === "judgement" ? effect.evidence.seen : "";
+}
+
+Deno.test("our server's death hands over once, with the evidence", () => {
+  const judge = new Judge("a", "b");
+  const effects = judge.handleFindings([found(), found({ clientPort: 40001 })], READY);
+  deepStrictEqual(words(effects), ["a app-died hand-over", "handOver app-died"]);
+  strictEqual(
+    seen(effects),
+    "connection from port 40000: ended at octet 100, while b's server is at octet 200",
+  );
+  // Other evidence for the same death is told, and hands nothing over a second time.
+  deepStrictEqual(words(judge.handleAppExit("SIGKILL", READY)), ["a app-exited hand-over"]);
+  judge.handleHandedOver();
+  deepStrictEqual(words(judge.handleAppExit("SIGKILL", STANDBY)), ["a app-exited none"]);
+});
+
+Deno.test("an end that the other did not follow says how long was waited", () => {
+  const judge = new Judge("a", "b");
+  strictEqual(
+    seen(judge.handleFindings([found({ theirs: 100, waitedMs: 2000 })], READY)),
+    "connection from port 40000: ended at octet 100, while b's server had not after 2000 ms",
+  );
+  const theirs = found({ kind: "theirsEnded", ours: 200, waitedMs: 2000 });
+  strictEqual(
+    seen(judge.handleFindings([theirs], READY)),
+    "connection from port 40000: ended at octet 200, while a's server had not after 2000 ms",
+  );
+});
+
+Deno.test("a refusal hands over under its own name", () => {
+  const judge = new Judge("a", "b");
+  deepStrictEqual(words(judge.handleFindings([found({ kind: "oursRefuses" })], READY)), [
+    "a app-refuses hand-over",
+    "handOver app-refuses",
+  ]);
+});
+
+Deno.test("the standby's server costs its connections their protection, and no more", () => {
+  const judge = new Judge("a", "b");
+  const finding = found({ kind: "theirsEnded", ours: 300, theirs: 200 });
+  const effects = judge.handleFindings([finding], READY);
+  deepStrictEqual(words(effects), ["b app-died unprotect"]);
+  strictEqual(
+    seen(effects),
+    "connection from port 40000: ended at octet 200, while a's server is at octet 300",
+  );
+  deepStrictEqual(words(judge.handleAppExit("status 1", STANDBY)), ["a app-exited none"]);
+  deepStrictEqual(judge.handleFindings([found({ kind: "none" })], READY), []);
+});
+
+Deno.test("without anybody to take it, clients are told of the end", () => {
+  const judge = new Judge("a", null);
+  deepStrictEqual(words(judge.handleFindings([found()], ALONE)), [
+    "a app-died none",
+    "releaseEnds",
+  ]);
+  deepStrictEqual(judge.handleHandOverFailed(1000), [], "no hand-over was under way");
+});
+
+Deno.test("a hand-over that fails lets the ends go and is tried again later", () => {
+  const judge = new Judge("a", "b");
+  judge.handleFindings([found()], READY);
+  deepStrictEqual(judge.handleHandOverFailed(4000), [{ kind: "releaseEnds" }]);
+  const soon = { ...READY, nowMs: 4000 + RETRY_MS - 1 };
+  deepStrictEqual(words(judge.handleFindings([found()], soon)), ["a app-died none", "releaseEnds"]);
+  const later = { ...READY, nowMs: 4000 + RETRY_MS };
+  deepStrictEqual(words(judge.handleFindings([found()], later)), [
+    "a app-died hand-over",
+    "handOver app-died",
+  ]);
+});
+
+Deno.test("a judgement is said again only after a pause", () => {
+  const judge = new Judge("a", "b");
+  const finding = found({ kind: "theirsEnded" });
+  const said = [0, REPEAT_MS, 2 * REPEAT_MS, 3 * REPEAT_MS + 1].map((nowMs) =>
+    judge.handleFindings([finding], { ...READY, nowMs }).length
+  );
+  deepStrictEqual(said, [1, 0, 0, 1]);
+});
+
+Deno.test("handOverReason() takes what it knows and calls the rest a switch", () => {
+  strictEqual(handOverReason("app-exited"), "app-exited");
+  strictEqual(handOverReason("switch"), "switch");
+  strictEqual(handOverReason("a later version's"), "switch");
+});
