@@ -63,6 +63,7 @@ const USAGE = `Usage: bench core [OPTION ...]
   --samples N       least samples of a case (20; --quick 5)
   --quick           a smaller run, without 1,000,000 connections
   --add             keep the figures of an earlier run in FILE, and add these
+  --against FILE    compare with the JSON of an earlier run
   --out FILE        where the JSON goes (bench/out/core.json)`;
 
 interface Options {
@@ -98,6 +99,7 @@ export async function benchCore(args: string[]): Promise<number> {
   const report = new Report("core", options);
   if (read.add) await report.load(read.out);
   await report.printHeader();
+  report.expect(6);
   const bench = new CoreBench(report, options);
   await report.attempt("C twin", () => bench.loadNative());
   await report.attempt("checksum", () => bench.measureChecksum());
@@ -109,6 +111,7 @@ export async function benchCore(args: string[]): Promise<number> {
     report.print(section);
   }
   report.printTargets();
+  if (read.against !== null) await report.printAgainst(read.against);
   await report.write(read.out);
   return report.hasFailures ? 1 : 0;
 }

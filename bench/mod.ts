@@ -3,8 +3,12 @@
  *
  * Theory of operation
  * Each suite is a file of its own that takes the words after its name, and is loaded only when it is
- * asked for. Without a name all run, one after the other, each with its usual options.
+ * asked for. Without a name all run, one after the other, with the options that were given (those that
+ * all take, such as --quick), and bench/out/report.html is written. "report" writes it from what earlier
+ * runs left in bench/out; "readme" writes bench/README.md and its pictures too.
  */
+
+import { writePages } from "./pages.ts";
 
 /** A suite: takes its arguments, gives an exit status. */
 type Suite = (args: string[]) => Promise<number>;
@@ -14,6 +18,7 @@ const SUITES: Record<string, () => Promise<Suite>> = {
   path: async () => (await import("./path.ts")).benchPath,
   takeover: async () => (await import("./takeover.ts")).benchTakeover,
 };
+const PAGES = ["report", "readme"];
 
 /**
  * Runs benchmarks.
@@ -26,20 +31,36 @@ export async function bench(args: string[]): Promise<number> {
   const [name, ...rest] = args;
   if (name === "--help") {
     console.log(
-      `Suites: ${names.join(", ")} (all without a name); SUITE --help says what it takes`,
+      `Suites: ${names.join(", ")} (all without a name; --quick: in under three minutes)\n` +
+        "SUITE --help says what a suite takes\n" +
+        "report: writes bench/out/report.html from what earlier runs left in bench/out\n" +
+        "readme: writes bench/README.md and its pictures too",
     );
     return 0;
   }
-  if (name === undefined) {
+  if (name === undefined || name === "--quick") {
+    if (rest.length > 0) {
+      console.error(`Cannot run all suites with "${rest.join(" ")}", allowed is --quick`);
+      return 2;
+    }
     let status = 0;
-    for (const load of Object.values(SUITES)) status = Math.max(status, await (await load())([]));
+    for (const load of Object.values(SUITES)) status = Math.max(status, await (await load())(args));
+    await sayPages({ readme: false });
     return status;
   }
+  if (PAGES.includes(name)) {
+    await sayPages({ readme: name === "readme" });
+    return 0;
+  }
   if (!Object.hasOwn(SUITES, name)) {
-    console.error(`There is no suite "${name}", allowed are ${names.join(", ")}`);
+    console.error(`Cannot run "${name}", allowed are ${[...names, ...PAGES].join(", ")}`);
     return 2;
   }
   return await (await SUITES[name]())(rest);
+}
+
+async function sayPages(options: { readme: boolean }): Promise<void> {
+  for (const path of await writePages(options)) console.log(`written to ${path}`);
 }
 
 if (import.meta.main) Deno.exit(await bench(Deno.args));

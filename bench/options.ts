@@ -1,7 +1,7 @@
 /**
  * options.ts - the command lines of the suites
  *
- * All suites take --quick, --add, --out FILE and --help, and whole numbers of their own, each with a usual
+ * All suites take --quick, --add, --out FILE, --against FILE and --help, and whole numbers of their own, each with a usual
  * and a quick value. What is wrong is told on standard error with the usage, and gives exit status 2.
  */
 
@@ -31,6 +31,8 @@ export interface ReadOptions<Name extends string, Word extends string> {
   add: boolean;
   /** Where the JSON goes. */
   out: string;
+  /** JSON of an earlier run to compare with; null for none. */
+  against: string | null;
 }
 
 /**
@@ -52,6 +54,7 @@ export function readOptions<Name extends string, Word extends string>(
         quick: { type: "boolean", default: false },
         add: { type: "boolean", default: false },
         out: { type: "string" },
+        against: { type: "string" },
         help: { type: "boolean", default: false },
       },
     });
@@ -78,6 +81,7 @@ export function readOptions<Name extends string, Word extends string>(
       quick: values.quick === true,
       add: values.add === true,
       out: String(out),
+      against: values.against === undefined ? null : String(values.against),
     };
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : error}\n${plan.usage}`);

@@ -29,6 +29,7 @@ const USAGE = `Usage: bench path [OPTION ...]
   --pings N         ping-pongs of a round (20000; --quick 5000)
   --quick           a smaller run
   --add             keep the figures of an earlier run in FILE, and add these
+  --against FILE    compare with the JSON of an earlier run
   --out FILE        where the JSON goes (bench/out/path.json)`;
 
 interface Options {
@@ -59,7 +60,9 @@ export async function benchPath(args: string[]): Promise<number> {
   const report = new Report("path", options);
   if (read.add) await report.load(read.out);
   await report.printHeader();
+  report.expect(options.rounds * PATHS.length);
   await measureBulk(report, options);
+  if (read.against !== null) await report.printAgainst(read.against);
   await report.write(read.out);
   return report.hasFailures ? 1 : 0;
 }

@@ -73,6 +73,9 @@ export class Report {
   readonly #skipped: string[] = [];
   readonly #targets: Target[] = [];
   #machine: Record<string, unknown> = {};
+  #expected = 0;
+  #attempts = 0;
+  #beganMs = 0;
 
   /** Options are written down with the figures. */
   constructor(suite: string, options: unknown) {
@@ -83,6 +86,12 @@ export class Report {
   /** Whether anything failed. */
   get hasFailures(): boolean {
     return this.#failures.length > 0;
+  }
+
+  /** Says how many times {@linkcode attempt} will be called, so that it can tell how far it has come. */
+  expect(attempts: number): void {
+    this.#expected = attempts;
+    this.#beganMs = performance.now();
   }
 
   /** Prints where this is measured. */
@@ -204,6 +213,8 @@ export class Report {
    * @returns Whether it did not.
    */
   async attempt(what: string, act: () => Promise<void>): Promise<boolean> {
+    console.error(`[${this.#progress()}] ${what}`);
+    this.#attempts++;
     try {
       await act();
       return true;
@@ -215,6 +226,37 @@ export class Report {
     }
   }
 
+  #progress(): string {
+    const done = this.#attempts;
+    const place = `${this.#suite} ${done + 1} of ${Math.max(this.#expected, done + 1)}`;
+    if (done === 0 || done >= this.#expected) return place;
+    const leftMs = (performance.now() - this.#beganMs) / done * (this.#expected - done);
+    return `${place}, about ${Math.ceil(leftMs / 1000)} s left`;
+  }
+
+  /** Prints how an earlier run's figures compare with these. */
+  async printAgainst(path: string): Promise<void> {
+    const earlier: RunDocument = JSON.parse(await Deno.readTextFile(path));
+    const rows: string[][] = [["against " + path, "unit", "before", "now", "now / before", ""]];
+    for (const [section, ofSection] of this.#sections) {
+      for (const [name, { unit, values }] of ofSection) {
+        const old = earlier.sections[section]?.[name];
+        if (old === undefined) continue;
+        const now = summarize(values);
+        const isApart = now.min > old.max || now.max < old.min;
+        rows.push([
+          `${section}: ${name}`,
+          unit,
+          formatValue(old.median),
+          formatValue(now.median),
+          formatValue(now.median / old.median),
+          isApart ? "ranges do not meet" : "",
+        ]);
+      }
+    }
+    printTable(rows);
+  }
+
   /** Prints a section as a table. */
   print(section: string): void {
     if (!this.#sections.has(section)) return;
@@ -222,17 +264,7 @@ export class Report {
       const { median, min, max, p99, count } = summarize(values);
       return [name, unit, ...[median, min, max, p99].map(formatValue), `${count}`];
     });
-    const head = [section, "unit", "median", "min", "max", "p99", "n"];
-    const widths = head.map((_, column) =>
-      Math.max(...[head, ...rows].map((row) => row[column].length))
-    );
-    console.log("");
-    for (const row of [head, ...rows]) {
-      const cells = row.map((cell, column) =>
-        column < 2 ? cell.padEnd(widths[column]) : cell.padStart(widths[column])
-      );
-      console.log(cells.join("  "));
-    }
+    printTable([[section, "unit", "median", "min", "max", "p99", "n"], ...rows]);
   }
 
   /** Writes all of it as JSON. */
@@ -256,6 +288,18 @@ export class Report {
     await Deno.writeTextFile(path, JSON.stringify(document, null, 2) + "\n");
     for (const failure of this.#failures) console.log(`FAILED ${failure}`);
     console.log(`\nwritten to ${path}`);
+  }
+}
+
+/** Prints rows with their columns aligned: two of text, then numbers. */
+function printTable(rows: readonly string[][]): void {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
+  console.log("");
+  for (const row of rows) {
+    const cells = row.map((cell, column) =>
+      column < 2 ? cell.padEnd(widths[column]) : cell.padStart(widths[column])
+    );
+    console.log(cells.join("  ").trimEnd());
   }
 }
 

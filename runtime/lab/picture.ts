@@ -3,19 +3,17 @@
  *
  * Theory of operation
  * Two panels: above, the whole transfer; below, the time around the fault, where the gap is shaded and the
- * steps of the takeover are marked. The picture has a background and colours of its own for readers who
- * prefer light or dark (prefers-color-scheme), so it can be put on any page.
+ * steps of the takeover are marked. svg.ts says how it looks.
  *
  *   0    WIDTH
  *   |    title, summary
  *   |    panel "whole transfer"        panel.x .. panel.x + panel.width
  *   |    panel "around the fault"
  *   |    the steps, one line each
- *
- * Sources: SVG 1.1; Media Queries Level 5 section 11.5 (prefers-color-scheme).
  */
 
 import { formatRate, niceCeiling } from "./chart.ts";
+import { roundNumbers, svg, svgRound as round, svgText as text } from "./svg.ts";
 
 const WIDTH = 960;
 const PANEL = { x: 84, width: WIDTH - 84 - 32, height: 170 };
@@ -53,36 +51,11 @@ export interface PictureOptions {
   events: readonly PictureEvent[];
 }
 
-/** Colours by role: light, dark. */
-const COLORS = {
-  ground: ["#ffffff", "#10171f"],
-  ink: ["#1b2733", "#e6edf3"],
-  faint: ["#64748b", "#93a4b5"],
-  grid: ["#e2e8f0", "#26323f"],
-  line: ["#0f766e", "#2dd4bf"],
-  bad: ["#dc2626", "#f87171"],
-  step: ["#b45309", "#fbbf24"],
-} as const;
-
-/** Shapes do not depend on the scheme, colours do; plain values, as not every viewer knows var(). */
+/** What this picture has beside what all have. */
 const STYLE = `
-  svg { font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-  .title { font-size: 19px; font-weight: 600; } .panel, .bad, .number { font-weight: 600; }
-  .right { text-anchor: end; } .middle { text-anchor: middle; }
-  .area { fill-opacity: .16; } .shade { fill-opacity: .14; }
-  .line { fill: none; stroke-width: 1.5; stroke-linejoin: round; } .fault { stroke-width: 1.5; }
-  .step { stroke-dasharray: 3 3; }
-  ${colorRules(0)}
-  @media (prefers-color-scheme: dark) { ${colorRules(1)} }`;
-
-function colorRules(scheme: 0 | 1): string {
-  const color = (role: keyof typeof COLORS) => COLORS[role][scheme];
-  return `.ground { fill: ${color("ground")} } text { fill: ${color("ink")} } ` +
-    `.faint { fill: ${color("faint")} } .grid { stroke: ${color("grid")} } ` +
-    `.line { stroke: ${color("line")} } .area { fill: ${color("line")} } ` +
-    `.shade, .bad { fill: ${color("bad")} } .fault { stroke: ${color("bad")} } ` +
-    `.step { stroke: ${color("step")} } .number { fill: ${color("step")} }`;
-}
+  .panel, .bad, .number { font-weight: 600; }
+  .area { fill-opacity: .16; } .shade { fill-opacity: .14; } .fault { stroke-width: 1.5; }
+  .step { stroke-dasharray: 3 3; }`;
 
 /** Draws the picture. */
 export function picture(options: PictureOptions): string {
@@ -128,13 +101,13 @@ export function picture(options: PictureOptions): string {
       );
     }
   }
-  const height = bottom + 28;
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" ` +
-    `width="${WIDTH}" height="${height}" role="img" aria-label="${
-      escape(`${title}. ${summary}`)
-    }">\n` +
-    `<style>${STYLE}\n</style>\n<rect class="ground" width="100%" height="100%" rx="10"/>\n` +
-    `${parts.join("\n")}\n</svg>\n`;
+  return svg({
+    width: WIDTH,
+    height: bottom + 28,
+    label: `${title}. ${summary}`,
+    style: STYLE,
+    parts,
+  });
 }
 
 interface Span {
@@ -165,7 +138,7 @@ function panel(options: PictureOptions, span: Span): string {
     );
   }
   const originMs = isDetail && fault !== null ? fault.atMs : 0;
-  for (const ms of ticks(fromMs - originMs, toMs - originMs)) {
+  for (const ms of roundNumbers(fromMs - originMs, toMs - originMs)) {
     parts.push(text(x(ms + originMs), base + 20, tickText(ms, isDetail), "faint middle"));
   }
   const line = points.map(({ atMs, rate }) => `${x(atMs)},${y(rate)}`).join(" ");
@@ -221,16 +194,6 @@ function ratesBetween(
   return points;
 }
 
-/** Round numbers between two times, 4 to 10 of them. */
-function ticks(from: number, to: number): number[] {
-  const raw = (to - from) / 8;
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = ([1, 2, 5].find((factor) => factor * power >= raw) ?? 10) * power;
-  const list: number[] = [];
-  for (let at = Math.ceil(from / step) * step; at <= to; at += step) list.push(at);
-  return list;
-}
-
 function tickText(ms: number, isDetail: boolean): string {
   if (!isDetail) return `${Number((ms / 1000).toFixed(2))} s`;
   const sign = ms < 0 ? "−" : ms > 0 ? "+" : "";
@@ -241,18 +204,6 @@ function ends(events: readonly PictureEvent[]): number[] {
   return events.map(({ atMs }) => atMs);
 }
 
-function text(x: number, y: number, content: string, name: string): string {
-  return `<text x="${round(x)}" y="${round(y)}" class="${name}">${escape(content)}</text>`;
-}
-
-function escape(content: string): string {
-  return content.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
-}
-
 function clamp(value: number, least: number, most: number): number {
   return Math.min(most, Math.max(least, value));
-}
-
-function round(value: number): number {
-  return Math.round(value * 10) / 10;
 }
