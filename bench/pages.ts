@@ -112,12 +112,15 @@ async function readMethod(suite: string): Promise<string> {
   return lines.slice(lines.indexOf("Theory of operation") + 1).join("\n").trim();
 }
 
-function originOf({ machine, options }: RunDocument): string {
-  const { cores, cpu, kernel, deno, holdfast } = machine;
-  const told = Object.entries(options as Record<string, unknown>)
-    .map(([name, value]) => `${name} ${value}`).join(", ");
-  return `${cores} x ${cpu}, Linux ${kernel}, Deno ${deno}, Holdfast ${holdfast}; ${told}; ` +
-    `bar or point: median, whisker: least to greatest`;
+function originOf({ machine, sections }: RunDocument): string[] {
+  const { at, cores, cpu, kernel, deno, holdfast } = machine;
+  const counts = Object.values(sections).flatMap((of) => Object.values(of).map((one) => one.count));
+  return [
+    `${cores} x ${cpu}, Linux ${kernel}, Deno ${deno}, Holdfast ${holdfast}, ${at}`,
+    `Bars and points: medians; whiskers: least to greatest; up to ${
+      Math.max(0, ...counts)
+    } values each`,
+  ];
 }
 
 function plotsOf(run: RunDocument): Plot[] {

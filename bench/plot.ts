@@ -8,7 +8,7 @@
  *   barPlot    one row for each thing: a bar to the median, a whisker from least to greatest value
  *   linePlot   curves over a number; axes linear or logarithmic, whiskers where a point has a spread
  *
- * Every plot ends with a line on where and how it was measured.
+ * Every plot ends with where and how it was measured.
  */
 
 import { niceCeiling } from "../runtime/lab/chart.ts";
@@ -41,8 +41,8 @@ export interface PlotText {
   title: string;
   /** Second line: what is shown, and its unit. */
   summary: string;
-  /** Last line: machine, versions, rounds. */
-  origin: string;
+  /** Last lines: machine, versions, what the shapes mean. */
+  origin: readonly string[];
 }
 
 /** Rows of bars. */
@@ -180,9 +180,12 @@ function head({ title, summary }: PlotText): string[] {
 }
 
 function finish({ title, summary, origin }: PlotText, bottom: number, parts: string[]): string {
-  parts.push(svgText(MARGIN, bottom + 8, origin, "faint"));
+  for (const line of origin) {
+    bottom += 18;
+    parts.push(svgText(MARGIN, bottom, line, "faint"));
+  }
   const label = `${title}. ${summary}`;
-  return svg({ width: WIDTH, height: bottom + 26, label, style: STYLE, parts });
+  return svg({ width: WIDTH, height: bottom + 20, label, style: STYLE, parts });
 }
 
 function formatTick(value: number): string {
