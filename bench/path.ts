@@ -21,6 +21,8 @@ import { hasProgram, Report } from "./report.ts";
 import { type PathName, PATHS, Site } from "./site.ts";
 
 const GIB = 2 ** 30;
+/** What Holdfast without a standby may add to a round trip, microseconds. */
+const ADDED_US_MOST = 40;
 const DETECT_CALM = 50;
 
 const USAGE = `Usage: bench path [OPTION ...]
@@ -62,6 +64,7 @@ export async function benchPath(args: string[]): Promise<number> {
   await report.printHeader();
   report.expect(options.rounds * PATHS.length);
   await measureBulk(report, options);
+  compareWithTargets(report);
   if (read.against !== null) await report.printAgainst(read.against);
   await report.write(read.out);
   return report.hasFailures ? 1 : 0;
@@ -78,6 +81,26 @@ async function measureBulk(report: Report, options: Options): Promise<void> {
   }
   report.print("bulk");
   report.print("pingpong");
+}
+
+/** Medians of the paths beside each other. */
+function compareWithTargets(report: Report): void {
+  const rate = (series: string) => report.median("bulk", series);
+  const roundTrip = (path: PathName) => report.median("pingpong", `p50 ${path}`);
+  const ratios: [name: string, value: number, atLeast: number][] = [
+    ["download, alone / plain", rate("download alone") / rate("download plain"), 0.75],
+    ["download, hot / haproxy", rate("download hot") / rate("download haproxy"), 1],
+    ["upload, hot / plain", rate("upload hot") / rate("upload plain"), 0.4],
+  ];
+  for (const [name, value, atLeast] of ratios) {
+    if (Number.isFinite(value)) report.targetValue(name, { unit: "x", value }, { atLeast });
+  }
+  const addedUs = roundTrip("alone") - roundTrip("plain");
+  if (Number.isFinite(addedUs)) {
+    const measured = { unit: "us", value: addedUs };
+    report.targetValue("round trip, alone - plain", measured, { atMost: ADDED_US_MOST });
+  }
+  report.printTargets();
 }
 
 async function measurePath(report: Report, path: PathName, options: Options): Promise<void> {

@@ -157,6 +157,11 @@ export class Report {
     console.error(`${section}: ${figure.series}: ${middle} ${figure.unit}`);
   }
 
+  /** Median of a series; NaN when it has no values. */
+  median(section: string, series: string): number {
+    return summarize(this.#sections.get(section)?.get(series)?.values ?? []).median;
+  }
+
   /** Compares the median of a series with what was set; a series without values is not compared. */
   target(section: string, series: string, bound: { atMost: number } | { atLeast: number }): void {
     const found = this.#sections.get(section)?.get(series);

@@ -26,7 +26,7 @@ const COLORS = {
 
 const MARKS = ["line", "step", "other", "bad"] as const;
 /** How many things a picture can compare by colour. */
-export const MARK_COUNT = MARKS.length;
+export const MARK_COUNT: number = MARKS.length;
 
 const STYLE = `
   svg { font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
