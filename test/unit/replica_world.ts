@@ -434,6 +434,7 @@ export class World {
       standby.events.push(() => {
         if (standby.replica.role !== "standby" || epoch < standby.replica.epoch) {
           this.#closeChannel(standby);
+          standby.replica.handleChannelDown("welcome out of turn");
           if (primary.channel?.peer === standby) this.#brokenAt(primary);
           return;
         }
