@@ -90,6 +90,8 @@ export class SimNode {
   /** Primary: what the standby has confirmed. */
   confirmed = 0;
   switching = false;
+  /** How many there were: what waits for one of them must not meet the next. */
+  switches = 0;
 
   constructor(name: string, replica: Replica) {
     this.name = name;
@@ -196,9 +198,14 @@ export class World {
   requestSwitch(): void {
     const node = this.nodes.find((n) => n.alive && n.replica.role === "primary");
     if (node === undefined || node.switching || this.nowMs < node.pausedUntilMs) return;
+    const effects = node.replica.requestSwitch(this.nowMs);
+    if (effects.length === 0) return;
     node.switching = true;
-    this.#perform(node, node.replica.requestSwitch(this.nowMs));
-    this.#after(3000, () => node.switching = false);
+    const number = ++node.switches;
+    this.#perform(node, effects);
+    this.#after(3000, () => {
+      if (node.switches === number) node.switching = false;
+    });
   }
 
   // Time ------------------------------------------------------------------------------------------
@@ -543,9 +550,10 @@ export class World {
     const other = this.#other(node);
     if (node.channel === null || node.confirmed < node.copy.n) {
       // Not drained: a real one waits; this one gives up now and then, which is a switch given up.
+      const { switches } = node;
       node.events.push(() => {
         if (node.replica.role !== "primary" || node.channel === null || !node.switching) return;
-        this.#handOver(node, epoch);
+        if (node.switches === switches) this.#handOver(node, epoch);
       });
       return;
     }
