@@ -869,11 +869,8 @@ function toConfig(document: Document, file: string): Config {
  * @returns One sentence for each; empty when all of it can be done.
  */
 export function unsupported(config: Config): string[] {
-  const { cluster, peers, services } = config;
+  const { peers, services } = config;
   const found: string[] = [];
-  if (cluster.arbiter !== null && cluster.arbiter.kind !== "witness") {
-    found.push(`cluster.arbiter: kind "${cluster.arbiter.kind}" is not there yet; use "witness"`);
-  }
   if (peers.length > 1) {
     found.push(`peer: ${peers.length} peers, this version replicates to one`);
   }

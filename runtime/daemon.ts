@@ -312,9 +312,13 @@ class Daemon implements DaemonApi {
 
   async status(): Promise<NodeStatus> {
     const loop = await this.#ask<LoopStatus>({ kind: "status" });
+    const arbiter = this.#arbiter;
     return {
       node: this.#config.node.name,
       version: VERSION,
+      arbiter: arbiter === null
+        ? null
+        : { kind: arbiter.kind, where: arbiter.where, reachable: arbiter.reachable },
       services: loop.services.map((service) => {
         const config = this.#config.services.find((s) => s.name === service.name)!;
         const app = this.#running.get(service.name)?.app ?? null;

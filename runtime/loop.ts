@@ -76,6 +76,7 @@ import {
   type Arbitration,
   type Effect,
   type Evidence,
+  PROBE_MS,
   Replica,
   type TakeoverReason,
   type Verdict,
@@ -344,6 +345,10 @@ const FORMER_MS = 1000;
 const BEATS_KEPT = 64;
 /** Judgements that are shown. */
 const JUDGEMENTS_MAX = 32;
+/** Between two questions for the address. */
+const PROBE_EVERY_MS = 50;
+/** Between two alarms about one address. */
+const ALARM_EVERY_MS = 10_000;
 
 /** The data plane goes before servers that share its cores; see io/scheduling.ts. */
 const NICE = -15;
@@ -438,6 +443,9 @@ class Service {
   /** Primary, but not sure to be the only one: nothing is read from the devices. */
   isMute = false;
   readonly judgements: LoopJudgement[] = [];
+  /** A look for somebody who answers for the address. */
+  probe: { ticket: number; untilMs: number; nextMs: number } | null = null;
+  nextAlarmMs = 0;
   netReady = false;
   appReady = false;
   readonly netSlots: bigint[];
@@ -694,6 +702,7 @@ class DataLoop {
       if (channel !== null && (!channel.connected || channel.hasBacklog)) events |= POLLOUT;
       this.#add(channel?.fd ?? -1, events);
       this.#add(service.claim.fd, POLLIN);
+      this.#add(service.claim.watchFd, POLLIN);
     }
     const timeoutMs = Math.max(0, Math.ceil(waitMs));
     const result = libc.poll(this.#polls.address, this.#pollCount, timeoutMs);
@@ -740,6 +749,7 @@ class DataLoop {
       if (this.#events(index++) !== 0) {
         service.claim.answerNeighbours(service.replica.maySpeak(performance.now()));
       }
+      if (this.#events(index++) !== 0) this.#noteRival(service, nowMs);
     }
   }
 
@@ -1155,6 +1165,7 @@ class DataLoop {
       }
     }
     this.#perform(service, replica.handleTime(nowMs), nowMs);
+    this.#continueProbe(service, nowMs);
     while (service.announceAtMs.length > 0 && service.announceAtMs[0] <= nowMs) {
       service.announceAtMs.shift();
       if (replica.maySpeak(performance.now())) service.claim.announce();
@@ -1183,7 +1194,6 @@ class DataLoop {
   }
 
   #perform(service: Service, effects: Effect[], nowMs: number): void {
-    const { replica } = service;
     for (const effect of effects) {
       switch (effect.kind) {
         case "storeEpoch":
@@ -1227,7 +1237,8 @@ class DataLoop {
           });
           break;
         case "probe":
-          this.#perform(service, replica.handleProbe(effect.ticket, null, nowMs), nowMs);
+          service.claim.heardRival(); // what was said before is no answer
+          service.probe = { ticket: effect.ticket, untilMs: nowMs + PROBE_MS, nextMs: nowMs };
           break;
         case "judgement":
           this.#noteJudgement(service, effect);
@@ -1263,15 +1274,50 @@ class DataLoop {
     }
   }
 
+  /** Somebody else says that the address is theirs. */
+  #noteRival(service: Service, nowMs: number): void {
+    const { claim, options, probe, replica } = service;
+    const mac = claim.heardRival();
+    if (mac === null) return;
+    if (probe !== null) {
+      service.probe = null;
+      this.#perform(service, replica.handleProbe(probe.ticket, mac, nowMs), nowMs);
+    }
+    if (replica.role !== "primary" || nowMs < service.nextAlarmMs) return;
+    service.nextAlarmMs = nowMs + ALARM_EVERY_MS;
+    this.#log("error", "another host claims the address", {
+      service: options.name,
+      address: options.address,
+      by: mac,
+    });
+    this.#remember(service, "another host claims the address", { by: mac });
+  }
+
   #noteJudgement(
     service: Service,
     effect: { kind: "judgement"; judgement: string; evidence: Evidence },
   ): void {
     const { judgement, evidence } = effect;
-    const { judgements, options } = service;
+    this.#remember(service, judgement, evidence);
+    this.#log("info", judgement, { service: service.options.name, ...evidence });
+  }
+
+  #remember({ judgements }: Service, judgement: string, evidence: Evidence): void {
     judgements.push({ at: new Date().toISOString(), judgement, evidence });
     if (judgements.length > JUDGEMENTS_MAX) judgements.shift();
-    this.#log("info", judgement, { service: options.name, ...evidence });
+  }
+
+  /** Asks for the address again, or concludes that nobody answers. */
+  #continueProbe(service: Service, nowMs: number): void {
+    const { claim, probe, replica } = service;
+    if (probe === null || nowMs < probe.nextMs) return;
+    if (nowMs < probe.untilMs) {
+      probe.nextMs = nowMs + PROBE_EVERY_MS;
+      claim.probe();
+      return;
+    }
+    service.probe = null;
+    this.#perform(service, replica.handleProbe(probe.ticket, null, nowMs), nowMs);
   }
 
   #silence(service: Service, reason: string, nowMs: number): void {

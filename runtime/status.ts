@@ -14,6 +14,9 @@ import type { Arbitration } from "./protocol/replica.ts";
 
 export type { Arbitration } from "./protocol/replica.ts";
 
+/** Judgements of a service that are printed. */
+const JUDGEMENTS_SHOWN = 8;
+
 /** What a replica does for one service. */
 export type ServiceRole = "joining" | "standby" | "primary" | "retired";
 
@@ -70,6 +73,18 @@ export interface NodeStatus {
   services: ServiceStatus[];
   /** The other nodes. */
   peers: PeerStatus[];
+  /** Who decides when the nodes lose sight of each other; null for nobody. */
+  arbiter: ArbiterStatus | null;
+}
+
+/** State of the arbiter, as this node sees it. */
+export interface ArbiterStatus {
+  /** What keeps the register. */
+  kind: "witness" | "etcd" | "fence";
+  /** Where it is, or the command. */
+  where: string;
+  /** Whether it has answered the last question; null before the first. */
+  reachable: boolean | null;
 }
 
 /** State of one service on one node. */
@@ -253,7 +268,36 @@ export function renderStatus(status: NodeStatus): string {
       ? "no peers: nobody could take over"
       : table(["PEER", "LINK", "STATE", "ROUND TRIP"], links),
   );
+  blocks.push(renderArbiter(status));
+  const judgements = status.services.flatMap(({ name, judgements }) =>
+    judgements.slice(-JUDGEMENTS_SHOWN).map(({ at, judgement, evidence }) => [
+      at,
+      name,
+      judgement,
+      Object.entries(evidence).map(([key, value]) => `${key}=${value}`).join(" "),
+    ])
+  );
+  if (judgements.length > 0) {
+    blocks.push(table(["JUDGED", "SERVICE", "WHAT", "EVIDENCE"], judgements));
+  }
   return clean(blocks.join("\n\n")) + "\n";
+}
+
+function renderArbiter({ arbiter, services }: NodeStatus): string {
+  if (arbiter === null) return "no arbiter: hosts that lose each other both go on";
+  const { kind, where, reachable } = arbiter;
+  const state = reachable === null ? "not asked yet" : reachable ? "reachable" : "NOT REACHABLE";
+  const lines = [`arbiter ${kind} at ${where}: ${state}`];
+  for (const { name, role, speaks, arbitration: { asking, last } } of services) {
+    if (role === "primary" && !speaks) {
+      lines.push(`${name}: silent until the standby is heard or the arbiter answers`);
+    }
+    if (asking !== null) lines.push(`${name}: asking for ${asking}`);
+    if (last === null) continue;
+    const { purpose, outcome, detail, tookMs } = last;
+    lines.push(`${name}: ${purpose} ${outcome} (${detail}) in ${tookMs} ms`);
+  }
+  return lines.join("\n");
 }
 
 /** The text of `holdfast connections`; ends with a line feed. */

@@ -6,6 +6,8 @@
  * here is in a packet's way. Each back-end keeps to its own deadline, so every promise is settled.
  *
  *   witness   holdfast witness, by lines of JSON        witness_client.ts
+ *   etcd      transactions through its JSON gateway     etcd.ts
+ *   fence     a command that turns the other host off   fence.ts
  */
 
 import type { ArbiterConfig, Config } from "../config.ts";
@@ -18,6 +20,8 @@ export interface Arbiter {
   readonly kind: ArbiterConfig["kind"];
   /** Where it is, for people. */
   readonly where: string;
+  /** Whether it has answered the last question or ping; null before the first. */
+  readonly reachable: boolean | null;
   /** What the roles' state machine must know of its answers. */
   readonly times: ArbiterTimes;
   /**
@@ -39,7 +43,20 @@ export interface Arbiter {
 /** The arbiter that a configuration names; null for none. */
 export async function openArbiter(config: Config): Promise<Arbiter | null> {
   const { arbiter, name } = config.cluster;
-  if (arbiter === null || arbiter.kind !== "witness") return null;
-  const { WitnessClient } = await import("./witness_client.ts");
-  return new WitnessClient(arbiter.address, name);
+  switch (arbiter?.kind) {
+    case undefined:
+      return null;
+    case "witness": {
+      const { WitnessClient } = await import("./witness_client.ts");
+      return new WitnessClient(arbiter!.address, name);
+    }
+    case "etcd": {
+      const { EtcdArbiter } = await import("./etcd.ts");
+      return new EtcdArbiter(arbiter!.endpoints, name);
+    }
+    case "fence": {
+      const { FenceArbiter } = await import("./fence.ts");
+      return new FenceArbiter(arbiter!.command, arbiter!.gateway);
+    }
+  }
 }

@@ -53,7 +53,7 @@ export class WitnessClient implements Arbiter {
   /** Address and port. */
   readonly where: string;
   /** See {@linkcode Arbiter.times}. */
-  readonly times: ArbiterTimes = { answerMs: 1000, grantMs: 400 };
+  readonly times: ArbiterTimes = { answerMs: 1000, grantMs: 400, patienceMs: 0 };
   readonly #cluster: string;
   readonly #connect: Connect;
   readonly #waiting = new Map<number, Waiting>();
@@ -63,6 +63,7 @@ export class WitnessClient implements Arbiter {
   #nextId = 1;
   #nextConnectMs = 0;
   #closed = false;
+  #reachable: boolean | null = null;
 
   /**
    * Begins to connect.
@@ -78,7 +79,12 @@ export class WitnessClient implements Arbiter {
     this.#connect = options.connect ??
       (() => connectTcp({ host: ip.text, port, noDelay: true, keepAlive: true }));
     this.#pinger = setInterval(() => this.#ping(), PING_MS);
-    this.#open();
+    this.#ping();
+  }
+
+  /** See {@linkcode Arbiter.reachable}. */
+  get reachable(): boolean | null {
+    return this.#reachable;
   }
 
   /** See {@linkcode Arbiter.claim}. */
@@ -124,6 +130,7 @@ export class WitnessClient implements Arbiter {
     const { promise, resolve, reject } = Promise.withResolvers<Record<string, unknown>>();
     const timer = setTimeout(() => {
       this.#waiting.delete(id);
+      this.#reachable = false;
       // Whatever stands there does not answer: the next question tries a new one.
       this.#stream?.destroy();
       reject(new Error(`no answer from the witness at ${this.where} within ${ANSWER_MS} ms`));
@@ -157,6 +164,7 @@ export class WitnessClient implements Arbiter {
   #lost(stream: Duplex, why: string): void {
     if (this.#stream !== stream) return;
     this.#stream = null;
+    this.#reachable = false;
     stream.destroy();
     for (const [id, waiting] of this.#waiting) {
       if (waiting.attempts++ < 2) continue;
@@ -190,6 +198,7 @@ export class WitnessClient implements Arbiter {
     const answer = raw as Record<string, unknown>;
     const waiting = this.#waiting.get(answer.id as number);
     if (waiting === undefined) return;
+    this.#reachable = true;
     clearTimeout(waiting.timer);
     this.#waiting.delete(answer.id as number);
     if (answer.error === undefined) waiting.resolve(answer);

@@ -31,6 +31,7 @@
  */
 
 import { type IpAddress, parseAddress } from "./address.ts";
+import { AddressWatch } from "./address_watch.ts";
 import { Announcer } from "./announce.ts";
 import { enableForwarding } from "./forwarding.ts";
 import { Errno } from "./libc.ts";
@@ -68,6 +69,7 @@ interface Prepared {
   netlink: Netlink;
   announcer: Announcer;
   responder: NeighbourResponder | null;
+  watch: AddressWatch;
   addRoute: NetlinkRequest;
   addProxy: NetlinkRequest;
   deleteProxy: NetlinkRequest;
@@ -194,6 +196,21 @@ export class AddressClaim {
     this.#prepared?.responder?.answer(this.#isClaimed && mayAnswer);
   }
 
+  /** Descriptor to poll for POLLIN: somebody says that V is theirs; then call {@linkcode heardRival}. */
+  get watchFd(): number {
+    return this.#prepared?.watch.fd ?? -1;
+  }
+
+  /** The hardware address of somebody else who has said that V is theirs; null for nobody. */
+  heardRival(): string | null {
+    return this.#prepared?.watch.take() ?? null;
+  }
+
+  /** Asks the neighbours once whether V is at one of them. */
+  probe(): void {
+    this.#prepared?.watch.probe();
+  }
+
   /** Lets V go; the host then swallows V's traffic. Does nothing when V is not claimed. */
   release(): void {
     const { netlink, deleteProxy, deleteRoute } = this.#ready();
@@ -206,7 +223,7 @@ export class AddressClaim {
   /** Releases V, removes the blackhole route and closes all descriptors. The settings stay. */
   close(): void {
     if (this.#prepared === null) return;
-    const { netlink, announcer, responder, deleteBlackhole } = this.#prepared;
+    const { netlink, announcer, responder, watch, deleteBlackhole } = this.#prepared;
     try {
       this.release();
       netlink.perform(deleteBlackhole, [Errno.ESRCH]);
@@ -214,18 +231,23 @@ export class AddressClaim {
       this.#prepared = null;
       announcer.close();
       responder?.close();
+      watch.close();
       netlink.close();
     }
   }
 
   /** The sockets that speak to the neighbours. */
-  #openSockets(link: Link): Pick<Prepared, "announcer" | "responder"> {
+  #openSockets(link: Link): Pick<Prepared, "announcer" | "responder" | "watch"> {
     const announcer = new Announcer(this.#address, link);
-    if (this.#answers === "kernel") return { announcer, responder: null };
+    let watch: AddressWatch | null = null;
     try {
-      return { announcer, responder: new NeighbourResponder(this.#address, link) };
+      watch = new AddressWatch(this.#address, link);
+      const answersHere = this.#answers === "caller";
+      const responder = answersHere ? new NeighbourResponder(this.#address, link) : null;
+      return { announcer, responder, watch };
     } catch (error) {
       announcer.close();
+      watch?.close();
       throw error;
     }
   }

@@ -29,6 +29,8 @@ export const ETHERTYPE_IPV6 = 0x86dd;
 export const ARP_REQUEST = 1;
 /** Type of a Neighbor Solicitation, at ICMPV6_OFFSET. */
 export const NEIGHBOR_SOLICITATION = 135;
+/** Type of a Neighbor Advertisement, at ICMPV6_OFFSET. */
+export const NEIGHBOR_ADVERTISEMENT = 136;
 /** Next header of ICMPv6, at IPV6_NEXT_HEADER_OFFSET. */
 export const PROTOCOL_ICMPV6 = 58;
 
@@ -36,19 +38,20 @@ export const PROTOCOL_ICMPV6 = 58;
 export const ETHERTYPE_OFFSET = 12;
 /** Where in an ARP frame the operation is. */
 export const ARP_OPERATION_OFFSET = 20;
+/** Where in an ARP frame the address is of the one who sends it. */
+export const ARP_SENDER_OFFSET = 28;
 /** Where in an ARP frame the address is that it asks for. */
 export const ARP_TARGET_OFFSET = 38;
 /** Where in an IPv6 frame the type of its payload is. */
 export const IPV6_NEXT_HEADER_OFFSET = 20;
 /** Where in an IPv6 frame without extension headers ICMPv6 starts. */
 export const ICMPV6_OFFSET = 54;
-/** Where in a solicitation the address is that it asks for. */
+/** Where in a solicitation the address is that it asks for, in an advertisement its own. */
 export const SOLICITATION_TARGET_OFFSET = 62;
 
 const ETHERNET_LENGTH = 14;
 const ARP_LENGTH = 28;
 const ARP_SENDER_MAC_OFFSET = 22;
-const ARP_SENDER_OFFSET = 28;
 const ARP_TARGET_MAC_OFFSET = 32;
 const ARP_REPLY = 2;
 const IPV6_LENGTH = 40;
@@ -59,7 +62,6 @@ const IPV6_DESTINATION_OFFSET = 38;
 const SOLICITATION_LENGTH = 24;
 const ADVERTISEMENT_LENGTH = 32;
 const HOP_LIMIT = 255;
-const NEIGHBOR_ADVERTISEMENT = 136;
 const FLAG_SOLICITED = 0x40000000;
 const FLAG_OVERRIDE = 0x20000000;
 const OPTION_TARGET_LINK_LAYER_ADDRESS = 2;
@@ -102,6 +104,58 @@ export function encodeAnswer(
 ): Uint8Array<ArrayBuffer> | null {
   const sender = { mac, address: address.bytes };
   return address.version === 4 ? answerArp(sender, question) : answerSolicitation(sender, question);
+}
+
+/**
+ * The frame that asks everybody who has `address`, on behalf of nobody: who has it is not made to
+ * believe that we do (RFC 5227 section 2.1.1, RFC 4862 section 5.4.2).
+ */
+export function encodeProbe(address: IpAddress, mac: Uint8Array): Uint8Array<ArrayBuffer> {
+  if (address.version === 4) {
+    return encodeArp(ARP_REQUEST, { mac, address: new Uint8Array(4) }, {
+      frameMac: BROADCAST,
+      mac: new Uint8Array(MAC_LENGTH),
+      address: address.bytes,
+    });
+  }
+  const group = solicitedNodeGroup(address).bytes;
+  const groupMac = Uint8Array.of(0x33, 0x33, ...group.subarray(12));
+  const { frame, view } = startIcmpv6({ mac, address: new Uint8Array(16) }, {
+    mac: groupMac,
+    address: group,
+  }, SOLICITATION_LENGTH);
+  frame[ICMPV6_OFFSET] = NEIGHBOR_SOLICITATION;
+  frame.set(address.bytes, SOLICITATION_TARGET_OFFSET);
+  view.setUint16(ICMPV6_OFFSET + 2, icmpv6Checksum(frame.subarray(ETHERNET_LENGTH)));
+  return frame;
+}
+
+/**
+ * Who says in `frame` that `address` is at its card.
+ *
+ * @param frame A frame as received, whatever its octets.
+ * @returns The hardware address, "02:00:00:00:00:01"; null when the frame says no such thing.
+ */
+export function claimantOf(address: IpAddress, frame: Uint8Array): string | null {
+  if (frame.length < ETHERNET_LENGTH + ARP_LENGTH) return null;
+  const view = new DataView(frame.buffer, frame.byteOffset);
+  const etherType = view.getUint16(ETHERTYPE_OFFSET);
+  let macOffset = MAC_LENGTH; // the frame's own source
+  if (address.version === 4) {
+    const sender = frame.subarray(ARP_SENDER_OFFSET, ARP_SENDER_OFFSET + 4);
+    if (etherType !== ETHERTYPE_ARP || !isEqual(sender, address.bytes)) return null;
+    macOffset = ARP_SENDER_MAC_OFFSET;
+  } else {
+    if (frame.length < ICMPV6_OFFSET + SOLICITATION_LENGTH) return null;
+    const target = frame.subarray(SOLICITATION_TARGET_OFFSET, SOLICITATION_TARGET_OFFSET + 16);
+    if (etherType !== ETHERTYPE_IPV6 || frame[ICMPV6_OFFSET] !== NEIGHBOR_ADVERTISEMENT) {
+      return null;
+    }
+    // Nobody beyond the link can have sent it (RFC 4861 section 7.1.2).
+    if (frame[IPV6_HOP_LIMIT_OFFSET] !== HOP_LIMIT || !isEqual(target, address.bytes)) return null;
+  }
+  const mac = frame.subarray(macOffset, macOffset + MAC_LENGTH);
+  return [...mac].map((octet) => octet.toString(16).padStart(2, "0")).join(":");
 }
 
 /** An address and the card it is at. */
@@ -188,16 +242,7 @@ function encodeAdvertisement(
   sender: Station,
   destination: Station,
 ): Uint8Array<ArrayBuffer> {
-  const { frame, view } = startFrame(destination.mac, sender.mac, {
-    etherType: ETHERTYPE_IPV6,
-    length: IPV6_LENGTH + ADVERTISEMENT_LENGTH,
-  });
-  frame[ETHERNET_LENGTH] = 6 << 4; // version
-  view.setUint16(IPV6_PAYLOAD_LENGTH_OFFSET, ADVERTISEMENT_LENGTH);
-  frame[IPV6_NEXT_HEADER_OFFSET] = PROTOCOL_ICMPV6;
-  frame[IPV6_HOP_LIMIT_OFFSET] = HOP_LIMIT;
-  frame.set(sender.address, IPV6_SOURCE_OFFSET);
-  frame.set(destination.address, IPV6_DESTINATION_OFFSET);
+  const { frame, view } = startIcmpv6(sender, destination, ADVERTISEMENT_LENGTH);
   frame[ICMPV6_OFFSET] = NEIGHBOR_ADVERTISEMENT;
   view.setUint32(ICMPV6_OFFSET + 4, flags);
   frame.set(sender.address, ICMPV6_OFFSET + 8);
@@ -206,6 +251,25 @@ function encodeAdvertisement(
   frame.set(sender.mac, ICMPV6_OFFSET + 26);
   view.setUint16(ICMPV6_OFFSET + 2, icmpv6Checksum(frame.subarray(ETHERNET_LENGTH)));
   return frame;
+}
+
+/** A frame with an IPv6 header and `length` octets of ICMPv6, still empty. */
+function startIcmpv6(
+  sender: Station,
+  destination: Station,
+  length: number,
+): { frame: Uint8Array<ArrayBuffer>; view: DataView<ArrayBuffer> } {
+  const { frame, view } = startFrame(destination.mac, sender.mac, {
+    etherType: ETHERTYPE_IPV6,
+    length: IPV6_LENGTH + length,
+  });
+  frame[ETHERNET_LENGTH] = 6 << 4; // version
+  view.setUint16(IPV6_PAYLOAD_LENGTH_OFFSET, length);
+  frame[IPV6_NEXT_HEADER_OFFSET] = PROTOCOL_ICMPV6;
+  frame[IPV6_HOP_LIMIT_OFFSET] = HOP_LIMIT;
+  frame.set(sender.address, IPV6_SOURCE_OFFSET);
+  frame.set(destination.address, IPV6_DESTINATION_OFFSET);
+  return { frame, view };
 }
 
 /** An empty frame behind its Ethernet header. */

@@ -16,7 +16,7 @@
  *
  * Limits: ANSWERS_MAX questions per call, the rest at the next; the kernel queues as many as fit the
  * socket's default buffer and drops more. VLAN tags in the frame (not on a VLAN interface) are not read.
- * Sources: packet(7), socket(7) (SO_ATTACH_FILTER), Documentation/networking/filter.rst, ipv6(7).
+ * Sources: packet(7), ipv6(7).
  */
 
 import { AF_INET6, type IpAddress } from "./address.ts";
@@ -37,38 +37,16 @@ import {
   solicitedNodeGroup,
 } from "./neighbour_frame.ts";
 import type { Link } from "./netlink_message.ts";
+import { addressAt, type Condition, openPacketSocket } from "./packet_socket.ts";
 
 const ANSWERS_MAX = 16;
 /** Octets of a question that are looked at. */
 const QUESTION_LENGTH_MAX = 512;
 
-const AF_PACKET = 17;
 const SOCK_DGRAM = 2;
-const SOCK_RAW = 3;
-const SOCK_NONBLOCK = 0x800;
 const SOCK_CLOEXEC = 0x80000;
-const SOCKADDR_LL_LENGTH = 20;
-const SOL_SOCKET = 1;
-const SO_ATTACH_FILTER = 26;
-const SOL_PACKET = 263;
-const PACKET_IGNORE_OUTGOING = 23;
 const SOL_IPV6 = 41;
 const IPV6_JOIN_GROUP = 20;
-
-/** Classic BPF: load a word, half word, octet; jump if equal; return. */
-const BPF_LD_W = 0x20;
-const BPF_LD_H = 0x28;
-const BPF_LD_B = 0x30;
-const BPF_JEQ = 0x15;
-const BPF_RET = 0x06;
-const BPF_INSTRUCTION_LENGTH = 8;
-
-/** What a frame must hold to pass: `size` octets at `offset`. */
-interface Condition {
-  load: typeof BPF_LD_W | typeof BPF_LD_H | typeof BPF_LD_B;
-  offset: number;
-  value: number;
-}
 
 /** Room for what short-lived calls point to. */
 const scratch = new Memory(32);
@@ -93,22 +71,9 @@ export class NeighbourResponder {
     this.#address = address;
     this.#link = link;
     const detail = `hear questions for ${address.text}`;
-    this.fd = check(
-      libc.socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0),
-      "socket",
-      `${detail} (needs CAP_NET_RAW)`,
-    );
+    this.fd = openPacketSocket(link, conditionsFor(address), detail);
     let groupFd = -1;
     try {
-      attachFilter(this.fd, conditionsFor(address), detail);
-      scratch.view.setInt32(0, 1, true);
-      // Without it (Linux before 4.20) we would hear our own announcements, which are no questions.
-      libc.setsockopt(this.fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, scratch.address, 4);
-      scratch.bytes.fill(0);
-      scratch.view.setUint16(0, AF_PACKET, true);
-      scratch.view.setUint16(2, address.version === 4 ? ETHERTYPE_ARP : ETHERTYPE_IPV6, false);
-      scratch.view.setInt32(4, link.index, true);
-      check(libc.bind(this.fd, scratch.address, SOCKADDR_LL_LENGTH), "bind", detail);
       if (address.version === 6) {
         groupFd = check(libc.socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket", detail);
         joinGroup(groupFd, solicitedNodeGroup(address), link);
@@ -158,50 +123,19 @@ export class NeighbourResponder {
 
 /** What tells a question for `address` from all else. */
 function conditionsFor(address: IpAddress): Condition[] {
-  const view = new DataView(address.bytes.buffer, address.bytes.byteOffset);
   if (address.version === 4) {
     return [
-      { load: BPF_LD_H, offset: ETHERTYPE_OFFSET, value: ETHERTYPE_ARP },
-      { load: BPF_LD_H, offset: ARP_OPERATION_OFFSET, value: ARP_REQUEST },
-      { load: BPF_LD_W, offset: ARP_TARGET_OFFSET, value: view.getUint32(0) },
+      { size: 2, offset: ETHERTYPE_OFFSET, value: ETHERTYPE_ARP },
+      { size: 2, offset: ARP_OPERATION_OFFSET, value: ARP_REQUEST },
+      ...addressAt(ARP_TARGET_OFFSET, address),
     ];
   }
-  const target = [0, 4, 8, 12].map((at): Condition => ({
-    load: BPF_LD_W,
-    offset: SOLICITATION_TARGET_OFFSET + at,
-    value: view.getUint32(at),
-  }));
   return [
-    { load: BPF_LD_H, offset: ETHERTYPE_OFFSET, value: ETHERTYPE_IPV6 },
-    { load: BPF_LD_B, offset: IPV6_NEXT_HEADER_OFFSET, value: PROTOCOL_ICMPV6 },
-    { load: BPF_LD_B, offset: ICMPV6_OFFSET, value: NEIGHBOR_SOLICITATION },
-    ...target,
+    { size: 2, offset: ETHERTYPE_OFFSET, value: ETHERTYPE_IPV6 },
+    { size: 1, offset: IPV6_NEXT_HEADER_OFFSET, value: PROTOCOL_ICMPV6 },
+    { size: 1, offset: ICMPV6_OFFSET, value: NEIGHBOR_SOLICITATION },
+    ...addressAt(SOLICITATION_TARGET_OFFSET, address),
   ];
-}
-
-/** Keeps from a socket every frame that fails one of `conditions`; struct sock_fprog. */
-function attachFilter(fd: number, conditions: readonly Condition[], detail: string): void {
-  const count = 2 * conditions.length + 2;
-  const program = new Memory(count * BPF_INSTRUCTION_LENGTH);
-  const write = (index: number, code: number, jumps: [number, number], value: number) => {
-    const at = index * BPF_INSTRUCTION_LENGTH;
-    program.view.setUint16(at, code, true);
-    program.bytes.set(jumps, at + 2);
-    program.view.setUint32(at + 4, value, true);
-  };
-  conditions.forEach(({ load, offset, value }, index) => {
-    const refuse = count - 1;
-    write(2 * index, load, [0, 0], offset);
-    write(2 * index + 1, BPF_JEQ, [0, refuse - (2 * index + 2)], value);
-  });
-  write(count - 2, BPF_RET, [0, 0], QUESTION_LENGTH_MAX);
-  write(count - 1, BPF_RET, [0, 0], 0);
-  scratch.bytes.fill(0);
-  scratch.view.setUint16(0, count, true);
-  scratch.view.setBigUint64(8, program.address, true);
-  const result = libc.setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, scratch.address, 16);
-  check(result, "setsockopt SO_ATTACH_FILTER", detail);
-  program.bytes.fill(0); // the kernel has its copy; until here the program had to stay reachable
 }
 
 /** Joins an IPv6 multicast group on an interface; struct ipv6_mreq. */

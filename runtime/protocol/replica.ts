@@ -98,6 +98,8 @@ export interface ArbiterTimes {
   answerMs: number;
   /** How old a grant may be, from the question, to be acted on; milliseconds. Infinity: any. */
   grantMs: number;
+  /** How much longer than its lease a primary waits for its standby before it asks, milliseconds. */
+  patienceMs: number;
 }
 
 /** What a claim is for. */
@@ -571,15 +573,16 @@ export class Replica {
   }
 
   #timeAsPrimary(nowMs: number): Effect[] {
-    const isArbitrated = this.#options.arbiter !== null;
+    const { arbiter } = this.#options;
     if (this.maySpeak(nowMs)) this.#stalledSinceMs = null;
-    else if (isArbitrated) return this.#ask("hold", nowMs);
     else {
-      // Whoever has taken over meanwhile is heard now, or is not to be heard at all.
       this.#stalledSinceMs ??= nowMs;
-      if (nowMs - this.#stalledSinceMs > this.#silenceMs()) this.#awakeMs = nowMs;
+      const waitedMs = nowMs - this.#stalledSinceMs;
+      if (arbiter !== null) return waitedMs < arbiter.patienceMs ? [] : this.#ask("hold", nowMs);
+      // Whoever has taken over meanwhile is heard now, or is not to be heard at all.
+      if (waitedMs > this.#silenceMs()) this.#awakeMs = nowMs;
     }
-    if (!this.#counts) return isArbitrated ? this.#confirm(nowMs) : [];
+    if (!this.#counts) return arbiter === null ? [] : this.#confirm(nowMs);
     // Waiting costs a moment of held output; dropping it costs every connection its protection.
     if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return [];
     this.handleChannelDown(`silent for ${this.#silentMs(nowMs).toFixed(1)} ms`);

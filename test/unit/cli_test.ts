@@ -213,7 +213,13 @@ Deno.test("holdfast check exits with 1 and says what is missing, in text and in 
 
 Deno.test("holdfast status, connections and switch ask the daemon of -c or --control", async () => {
   await withDirectory(async (directory) => {
-    const status: NodeStatus = { node: "a", version: "0.1.0", services: [], peers: [] };
+    const status: NodeStatus = {
+      node: "a",
+      version: "0.1.0",
+      services: [],
+      peers: [],
+      arbiter: null,
+    };
     const path = `${directory}/a.sock`;
     await Deno.writeTextFile(`${directory}/a.toml`, CONFIG);
     const silent = await holdfast("status", "-c", `${directory}/a.toml`);

@@ -47,6 +47,7 @@ const STATUS: NodeStatus = {
     judgements: [],
     warnings: [],
   }],
+  arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: true },
   peers: [{
     name: 'b"\\\n',
     links: [{ local: "10.0.0.1:7946", remote: "10.0.0.2:7946", up: true, rttUs: 120 }],

@@ -1,12 +1,22 @@
 /**
  * replica_test.ts - who speaks for a service, under every fault that two hosts and a register can have
  *
+ * Each transition by itself, with a peer and a register played by the test.
+ *
  * Random schedules of faults run in replica_world.ts, which checks after every step that never two
  * may speak, that an epoch belongs to one life of one replica, and that whoever goes on with
  * connections has all that clients were told. Then the faults end, and one primary with one ready
  * standby must come about. A failing schedule prints its own seed.
  */
-import { ok, strictEqual } from "node:assert/strict";
+import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
+import type { BeatService } from "../../runtime/protocol/message.ts";
+import type { RegisterValue } from "../../runtime/protocol/register.ts";
+import {
+  type Effect,
+  Replica,
+  type ReplicaOptions,
+  type Verdict,
+} from "../../runtime/protocol/replica.ts";
 import { Random } from "../net/random.ts";
 import { World } from "./replica_world.ts";
 import { rounds, seededTest } from "./seeded.ts";
@@ -24,6 +34,431 @@ Deno.test("one replica becomes primary, the other its ready standby", () => {
   strictEqual(`${a.role} ${b.role}`, "primary standby", "the preferred one is primary");
   ok(a.ready && b.ready && a.maySpeak(world.nowMs) && !b.maySpeak(world.nowMs));
   strictEqual(a.epoch, 1);
+});
+
+/** A machine with a clock, whose register and peer the test plays. */
+class Driver {
+  readonly replica: Replica;
+  nowMs = 0;
+  /** Everything that was to be done, oldest first. */
+  readonly done: Effect[] = [];
+
+  constructor(options: Partial<ReplicaOptions> = {}) {
+    this.replica = new Replica({
+      service: "web",
+      node: "a",
+      peer: "b",
+      prefer: "a",
+      heartbeatMs: 10,
+      detect: 3,
+      epoch: 0,
+      token: "a0",
+      arbiter: { answerMs: 1000, grantMs: 400, patienceMs: 0 },
+      ...options,
+    }, 0);
+  }
+
+  /** Lets time pass in passes of 5 ms; `beat` is what the peer says at each heartbeat. */
+  pass(ms: number, beat?: Partial<BeatService>): Effect[] {
+    const first = this.done.length;
+    const endMs = this.nowMs + ms;
+    while (this.nowMs < endMs) {
+      this.nowMs += 5;
+      if (beat !== undefined && this.nowMs % 10 === 0) this.hear(beat);
+      this.done.push(...this.replica.handleTime(this.nowMs));
+    }
+    return this.done.slice(first);
+  }
+
+  /** The peer says something, and echoes what we sent just now. */
+  hear(beat: Partial<BeatService>, token = "b0"): Effect[] {
+    const heard = { nowMs: this.nowMs, echoedMs: this.nowMs - 1, token };
+    const said = { ...BEAT, ...beat };
+    return this.note(this.replica.handleBeat(said, heard));
+  }
+
+  note(effects: Effect[]): Effect[] {
+    this.done.push(...effects);
+    return effects;
+  }
+
+  /** The newest effect of a kind. */
+  last<K extends Effect["kind"]>(kind: K): Effect & { kind: K } {
+    const found = this.done.findLast((effect) => effect.kind === kind);
+    ok(found !== undefined, `no effect ${kind}`);
+    return found as Effect & { kind: K };
+  }
+
+  answer(verdict: Record<string, unknown> & { kind: Verdict["kind"] }): Effect[] {
+    const { ticket } = this.last("arbitrate");
+    return this.note(this.replica.handleVerdict({ ticket, ...verdict } as Verdict, this.nowMs));
+  }
+
+  grant(): Effect[] {
+    return this.answer({ kind: "granted" });
+  }
+
+  /** Primary in epoch 1 with a ready standby. */
+  static primary(options: Partial<ReplicaOptions> = {}): Driver {
+    const driver = new Driver(options);
+    driver.pass(600);
+    if (options.arbiter !== null) {
+      driver.note(driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs));
+      driver.grant();
+    }
+    strictEqual(driver.replica.role, "primary");
+    driver.hear(FOLLOWER);
+    driver.replica.handleChannelUp(1);
+    driver.hear(FOLLOWER);
+    return driver;
+  }
+
+  /** Standby that is in step with a primary in epoch 1. */
+  static standby(options: Partial<ReplicaOptions> = {}): Driver {
+    const driver = new Driver({ prefer: "b", ...options });
+    driver.hear(LEADER);
+    driver.replica.handleGreeting();
+    driver.replica.handleChannelUp(1);
+    driver.hear(LEADER);
+    strictEqual(driver.replica.ready, true);
+    return driver;
+  }
+}
+
+const BEAT: BeatService = {
+  name: "web",
+  role: "joining",
+  epoch: 0,
+  ready: false,
+  asking: false,
+  voided: 0,
+};
+const LEADER = { role: "primary", epoch: 1, ready: true } as const;
+const FOLLOWER = { role: "standby", epoch: 1, ready: true } as const;
+
+function kinds(effects: Effect[]): string {
+  return effects.filter(({ kind }) => kind !== "judgement").map(({ kind }) => kind).join(" ");
+}
+
+Deno.test("a first start looks for an owner, asks, and speaks only when granted", () => {
+  const driver = new Driver();
+  strictEqual(kinds(driver.pass(495)), "", "it listens first");
+  strictEqual(kinds(driver.pass(10)), "probe");
+  const { ticket } = driver.last("probe");
+  driver.note(driver.replica.handleProbe(ticket + 1, null, driver.nowMs));
+  strictEqual(driver.replica.arbitration.asking, "start");
+  driver.note(driver.replica.handleProbe(ticket, "02:00:00:00:00:01", driver.nowMs));
+  strictEqual(kinds(driver.pass(900)), "", "somebody answered: not again for a second");
+  strictEqual(kinds(driver.pass(200)), "probe");
+  const effects = driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs);
+  strictEqual(kinds(driver.note(effects)), "arbitrate");
+  ok(driver.replica.asking && !driver.replica.maySpeak(driver.nowMs));
+  strictEqual(kinds(driver.grant()), "storeEpoch promote");
+  deepStrictEqual([driver.replica.epoch, driver.last("promote").afresh], [1, true]);
+  ok(driver.replica.maySpeak(driver.nowMs) && driver.replica.peer.role === null);
+});
+
+Deno.test("a first start that loses asks for the epoch after the one it was told", () => {
+  const driver = new Driver({ peer: null });
+  driver.pass(5);
+  driver.note(driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs));
+  driver.answer({ kind: "lost", value: { epoch: 7, owner: "x", token: "x0" } });
+  strictEqual(driver.replica.role, "joining");
+  driver.pass(100);
+  driver.note(driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs));
+  const { claim } = driver.last("arbitrate");
+  deepStrictEqual([claim.expect, claim.epoch], [7, 8]);
+});
+
+Deno.test("a look for an owner that is never answered is begun again", () => {
+  const driver = new Driver();
+  driver.pass(600);
+  const { ticket } = driver.last("probe");
+  driver.pass(2500);
+  ok(driver.last("probe").ticket > ticket);
+});
+
+Deno.test("a standby asks at silence, and takes over in the epoch that is granted", () => {
+  const driver = Driver.standby();
+  strictEqual(kinds(driver.pass(30)), "");
+  strictEqual(kinds(driver.pass(10)), "arbitrate");
+  ok(driver.replica.asking && !driver.replica.peerAlive);
+  deepStrictEqual(driver.last("arbitrate").claim, {
+    expect: 1,
+    voids: [{ token: "a0", epoch: 0 }, { token: "b0", epoch: 0 }],
+    epoch: 2,
+    owner: "a",
+    token: "a0",
+  });
+  strictEqual(kinds(driver.grant()), "storeEpoch promote");
+  deepStrictEqual([driver.replica.epoch, driver.last("promote").afresh], [2, false]);
+});
+
+Deno.test("a standby that is refused stays one until it has heard the winner and lost it again", () => {
+  const driver = Driver.standby();
+  driver.pass(40);
+  driver.answer({ kind: "lost", value: { epoch: 2, owner: "b", token: "b0" } });
+  strictEqual(driver.replica.arbitration.last?.outcome, "lost");
+  strictEqual(kinds(driver.pass(400)), "", "no second try at once");
+  strictEqual(kinds(driver.pass(200)), "probe", "then as at a first start");
+  driver.hear({ ...LEADER, epoch: 2 });
+  strictEqual(kinds(driver.pass(40)), "arbitrate", "in step again: the primary counts on us");
+  strictEqual(driver.last("arbitrate").claim.expect, 2);
+});
+
+Deno.test("an epoch that the primary has claimed in our name is ours to go on from", () => {
+  const driver = Driver.standby();
+  driver.pass(40);
+  driver.answer({ kind: "lost", value: { epoch: 2, owner: "a", token: "b0" } });
+  strictEqual(kinds(driver.pass(5)), "arbitrate");
+  const { claim } = driver.last("arbitrate");
+  deepStrictEqual([claim.epoch, claim.voids.at(-1)], [3, { token: "b0", epoch: 2 }]);
+  strictEqual(kinds(driver.grant()), "storeEpoch promote");
+});
+
+Deno.test("a standby whose primary went on without it does not take its connections over", () => {
+  const driver = Driver.standby();
+  driver.hear({ ...LEADER, epoch: 2, ready: false });
+  strictEqual(kinds(driver.pass(400)), "", "no hurry");
+  strictEqual(kinds(driver.pass(200)), "probe");
+  driver.note(driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs));
+  driver.grant();
+  strictEqual(driver.last("promote").afresh, true);
+});
+
+Deno.test("a standby takes over at once from a primary that says it has retired", () => {
+  const driver = Driver.standby();
+  strictEqual(kinds(driver.pass(10, { role: "retired", epoch: 1 })), "arbitrate");
+});
+
+Deno.test("a standby that hears its primary again takes its claim back for good", () => {
+  const driver = Driver.standby();
+  driver.pass(40);
+  driver.hear(LEADER);
+  strictEqual(driver.replica.asking, false);
+  strictEqual(driver.replica.voided, 2);
+  strictEqual(kinds(driver.grant()), "", "a late grant is nothing");
+  strictEqual(driver.replica.role, "standby");
+  driver.pass(40);
+  deepStrictEqual(driver.last("arbitrate").claim.voids[0], { token: "a0", epoch: 2 });
+  strictEqual(driver.last("arbitrate").claim.epoch, 3);
+});
+
+Deno.test("a grant that is too old is asked for again, not acted on", () => {
+  const driver = Driver.standby();
+  driver.pass(40);
+  driver.pass(500);
+  strictEqual(kinds(driver.grant()), "arbitrate");
+  strictEqual(driver.replica.role, "standby");
+  strictEqual(kinds(driver.grant()), "storeEpoch promote");
+});
+
+Deno.test("a claim that is never answered is tried again, more and more slowly", () => {
+  const driver = Driver.standby();
+  driver.pass(40);
+  let count = 0;
+  for (let i = 0; i < 40; i++) {
+    if (kinds(driver.pass(100)).includes("arbitrate")) count++;
+    if (driver.replica.asking) driver.answer({ kind: "unreachable", why: "nobody there" });
+  }
+  ok(count >= 3 && count <= 10, `${count} in four seconds`);
+  strictEqual(driver.replica.arbitration.reachable, false);
+  const silent = Driver.standby();
+  silent.pass(1200);
+  strictEqual(silent.replica.arbitration.last?.detail, "no answer within 1000 ms");
+});
+
+Deno.test("a primary that misses its standby is silent until the register lets it hold", () => {
+  const driver = Driver.primary();
+  driver.pass(100, FOLLOWER);
+  ok(driver.replica.maySpeak(driver.nowMs));
+  strictEqual(kinds(driver.pass(35)), "arbitrate");
+  strictEqual(driver.replica.maySpeak(driver.nowMs), false);
+  strictEqual(kinds(driver.grant()), "storeEpoch");
+  ok(driver.replica.maySpeak(driver.nowMs));
+  strictEqual(driver.replica.epoch, 1, "kept to itself");
+  driver.pass(20, FOLLOWER);
+  strictEqual(driver.replica.epoch, 2, "the standby is back, and may follow in it");
+});
+
+Deno.test("a primary drops a silent standby on a grant only", () => {
+  const driver = Driver.primary();
+  driver.pass(400);
+  ok(!kinds(driver.done).includes("dropStandby"));
+  driver.answer({ kind: "unreachable", why: "nobody there" });
+  driver.pass(100);
+  driver.grant();
+  strictEqual(kinds(driver.pass(50)), "dropStandby");
+  ok(driver.replica.epoch > 1 && !driver.replica.ready && driver.replica.maySpeak(driver.nowMs));
+});
+
+Deno.test("a primary whose channel broke drops the standby it hears, on a grant", () => {
+  const driver = Driver.primary();
+  driver.replica.handleChannelDown("broken");
+  driver.replica.handleChannelDown("broken again");
+  strictEqual(kinds(driver.hear(FOLLOWER)), "arbitrate");
+  driver.grant();
+  strictEqual(kinds(driver.hear(FOLLOWER)), "dropStandby");
+});
+
+Deno.test("a primary that loses retires, and keeps silent until it follows", () => {
+  const driver = Driver.primary();
+  driver.pass(40);
+  const value = { epoch: 2, owner: "b", token: "b0" };
+  strictEqual(kinds(driver.answer({ kind: "lost", value })), "silence storeEpoch");
+  deepStrictEqual([driver.replica.role, driver.replica.voiceUntilMs], ["retired", -Infinity]);
+  strictEqual(kinds(driver.hear({ ...LEADER, epoch: 2 })), "follow");
+  const other = Driver.primary();
+  other.pass(40);
+  other.answer({ kind: "lost", value: null });
+  strictEqual(other.replica.role, "retired", "a register that holds nothing, and refuses");
+});
+
+Deno.test("of two primaries the older epoch, then the other than the preferred, retires", () => {
+  const older = Driver.primary();
+  strictEqual(kinds(older.hear({ ...LEADER, epoch: 2 })), "silence storeEpoch");
+  const preferred = Driver.primary();
+  strictEqual(kinds(preferred.hear(LEADER)), "");
+  strictEqual(preferred.replica.role, "primary");
+});
+
+Deno.test("a silent primary does not take another life of its peer for its standby", () => {
+  const driver = Driver.primary();
+  driver.nowMs += 3000;
+  driver.hear({ ...BEAT, role: "joining" }, "b1");
+  strictEqual(driver.replica.maySpeak(driver.nowMs), false);
+  driver.hear(FOLLOWER);
+  strictEqual(driver.replica.maySpeak(driver.nowMs), true);
+});
+
+Deno.test("a primary alone looks into the register, and believes it", () => {
+  const alone = () => {
+    const driver = Driver.primary();
+    driver.replica.handleChannelDown("broken");
+    driver.hear(FOLLOWER);
+    driver.grant();
+    driver.hear(FOLLOWER);
+    driver.pass(1100);
+    return driver;
+  };
+  const { epoch } = alone().replica;
+  const look = (value: RegisterValue | null | undefined) => {
+    const driver = alone();
+    const { ticket } = driver.last("consult");
+    driver.note(driver.replica.handleRegister(ticket + 9, null, driver.nowMs));
+    const effects = driver.note(driver.replica.handleRegister(ticket, value, driver.nowMs));
+    return `${driver.replica.role} ${kinds(effects)}`;
+  };
+  strictEqual(look({ epoch, owner: "a", token: "a0" }), "primary ");
+  strictEqual(look({ epoch: epoch + 1, owner: "a", token: "a0" }), "primary ");
+  strictEqual(look(undefined), "primary ");
+  strictEqual(look(null), "primary arbitrate");
+  strictEqual(look({ epoch: epoch + 1, owner: "b", token: "b1" }), "retired silence storeEpoch");
+});
+
+Deno.test("a primary alone asks before it speaks after a long stall of its own", () => {
+  const driver = Driver.primary();
+  driver.replica.handleChannelDown("broken");
+  driver.hear(FOLLOWER);
+  driver.grant();
+  driver.hear(FOLLOWER);
+  driver.nowMs += 450;
+  strictEqual(driver.replica.maySpeak(driver.nowMs), false);
+  strictEqual(kinds(driver.pass(5)), "arbitrate");
+  driver.grant();
+  ok(driver.replica.maySpeak(driver.nowMs));
+  driver.nowMs += 450;
+  driver.pass(5);
+  driver.hear({ ...FOLLOWER, epoch: driver.replica.epoch });
+  ok(driver.replica.maySpeak(driver.nowMs), "or its peer's echo tells that nobody has taken over");
+});
+
+Deno.test("a patient arbiter is asked later, and its grants do not grow old", () => {
+  const arbiter = { answerMs: 60_000, grantMs: Infinity, patienceMs: 2000 };
+  const driver = Driver.primary({ arbiter });
+  ok(!kinds(driver.pass(1900)).includes("arbitrate"));
+  ok(kinds(driver.pass(200)).includes("arbitrate"));
+  driver.pass(20_000);
+  driver.grant();
+  ok(driver.replica.maySpeak(driver.nowMs));
+});
+
+Deno.test("a switch is registered first, and called off when its standby is lost", () => {
+  const driver = Driver.primary();
+  strictEqual(kinds(driver.note(driver.replica.requestSwitch(driver.nowMs))), "arbitrate");
+  strictEqual(driver.last("arbitrate").claim.owner, "b");
+  strictEqual(kinds(driver.replica.requestSwitch(driver.nowMs)), "", "one at a time");
+  strictEqual(kinds(driver.grant()), "handOver");
+  const { epoch } = driver.last("handOver");
+  strictEqual(kinds(driver.replica.handleHandedOver(epoch)), "storeEpoch");
+  deepStrictEqual([driver.replica.role, driver.replica.epoch], ["standby", epoch]);
+
+  const lost = Driver.primary();
+  lost.note(lost.replica.requestSwitch(lost.nowMs));
+  strictEqual(kinds(lost.pass(40)), "keep arbitrate");
+
+  const unheard = Driver.primary();
+  unheard.note(unheard.replica.requestSwitch(unheard.nowMs));
+  strictEqual(kinds(unheard.answer({ kind: "unreachable", why: "nobody there" })), "keep");
+  strictEqual(kinds(unheard.replica.requestSwitch(unheard.nowMs)), "", "too soon");
+});
+
+Deno.test("a hand-over is taken by a standby that was awake, in a newer epoch", () => {
+  const driver = Driver.standby();
+  strictEqual(kinds(driver.replica.handleHandover(1, driver.nowMs)), "", "no newer epoch");
+  strictEqual(kinds(driver.replica.handleHandover(2, driver.nowMs + 500)), "", "away meanwhile");
+  strictEqual(driver.replica.role, "standby");
+  strictEqual(kinds(driver.replica.handleHandover(2, driver.nowMs)), "storeEpoch promote");
+  ok(driver.replica.maySpeak(driver.nowMs));
+  strictEqual(kinds(driver.replica.handleHandover(3, driver.nowMs)), "", "it is primary already");
+});
+
+Deno.test("replicas that hear each other are not without a primary for long", () => {
+  const preferred = Driver.standby({ prefer: "a" });
+  preferred.replica.handleGreeting();
+  ok(!kinds(preferred.pass(900, FOLLOWER)).includes("probe"));
+  ok(kinds(preferred.pass(300, FOLLOWER)).includes("probe"));
+  const other = Driver.standby();
+  other.replica.handleGreeting();
+  ok(!kinds(other.pass(2500, FOLLOWER)).includes("probe"));
+  ok(kinds(other.pass(800, FOLLOWER)).includes("probe"));
+  const joining = new Driver({ prefer: "b" });
+  ok(!kinds(joining.pass(2900, {})).includes("probe"));
+  ok(kinds(joining.pass(300, {})).includes("probe"));
+});
+
+Deno.test("an older primary is nobody to follow", () => {
+  const driver = new Driver({ epoch: 5, prefer: "b" });
+  strictEqual(kinds(driver.hear({ ...LEADER, epoch: 4 })), "");
+  strictEqual(driver.replica.role, "joining");
+  strictEqual(kinds(driver.hear({ ...LEADER, epoch: 6 })), "follow");
+});
+
+Deno.test("without an arbiter silence is enough, on both sides", () => {
+  const standby = Driver.standby({ arbiter: null });
+  strictEqual(kinds(standby.pass(45)), "storeEpoch promote");
+  strictEqual(standby.replica.voiceUntilMs, Infinity);
+  const primary = Driver.primary({ arbiter: null });
+  strictEqual(kinds(primary.note(primary.replica.requestSwitch(primary.nowMs))), "handOver");
+  strictEqual(kinds(primary.pass(400)), "dropStandby");
+  strictEqual(primary.replica.heardMs !== null && primary.replica.voiceUntilMs, Infinity);
+  primary.hear({ ...LEADER, epoch: 9 });
+  strictEqual(primary.replica.role, "retired");
+  strictEqual(kinds(primary.pass(45)), "storeEpoch promote");
+  strictEqual(primary.last("promote").afresh, true);
+});
+
+Deno.test("without an arbiter too, a stalled primary hears its standby before it speaks", () => {
+  const driver = Driver.primary({ arbiter: null });
+  driver.nowMs += 200;
+  strictEqual(driver.replica.maySpeak(driver.nowMs), false);
+  driver.hear(FOLLOWER);
+  strictEqual(driver.replica.maySpeak(driver.nowMs), true);
+  driver.nowMs += 200;
+  driver.pass(5);
+  strictEqual(driver.replica.maySpeak(driver.nowMs), false);
+  driver.pass(40);
+  strictEqual(driver.replica.maySpeak(driver.nowMs), true, "or nobody says otherwise for a while");
 });
 
 seededTest("two replicas and a register keep one voice under random faults", (random) => {

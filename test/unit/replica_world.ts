@@ -139,7 +139,7 @@ export class World {
       detect: DETECT,
       epoch,
       token: `${name}${life}`,
-      arbiter: this.#hasArbiter ? { answerMs: 1000, grantMs: 400 } : null,
+      arbiter: this.#hasArbiter ? { answerMs: 1000, grantMs: 400, patienceMs: 0 } : null,
     }, this.nowMs);
   }
 

@@ -42,11 +42,27 @@ const STATUS: NodeStatus = {
       },
     },
     counters: { opened: 12 },
-    arbitration: { asking: null, reachable: null, last: null },
-    speaks: true,
-    judgements: [],
+    arbitration: {
+      asking: "hold",
+      reachable: false,
+      last: {
+        purpose: "hold",
+        outcome: "unreachable",
+        epoch: 4,
+        atMs: 1_795_321_033_963.25,
+        tookMs: 350,
+        detail: "no answer",
+      },
+    },
+    speaks: false,
+    judgements: [{
+      at: "2026-11-22T04:17:13.963Z",
+      judgement: "standby silent",
+      evidence: { silentMs: 31.2, echoedMsAgo: 27.6 },
+    }],
     warnings: ["no uplink"],
   }],
+  arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: false },
   peers: [{
     name: "b",
     links: [
@@ -89,15 +105,24 @@ b: refused what was not its own: 2 datagrams, 1 connection
 PEER  LINK                            STATE  ROUND TRIP
 b     10.0.0.1:7946 -> 10.0.0.2:7946  up     120 us
 b     10.0.1.1:7946 -> 10.0.1.2:7946  down   -
+
+arbiter witness at 10.0.0.9:7950: NOT REACHABLE
+web: silent until the standby is heard or the arbiter answers
+web: asking for hold
+web: hold unreachable (no answer) in 350 ms
+
+JUDGED                    SERVICE  WHAT            EVIDENCE
+2026-11-22T04:17:13.963Z  web      standby silent  silentMs=31.2 echoedMsAgo=27.6
 `,
   );
 });
 
 Deno.test("renderStatus() says when there is nobody to take over", () => {
-  const text = renderStatus({ ...STATUS, services: [], peers: [] });
+  const text = renderStatus({ ...STATUS, services: [], peers: [], arbiter: null });
   strictEqual(
     text,
-    "node a, version 0.1.0\n\nno services\n\nno peers: nobody could take over\n",
+    "node a, version 0.1.0\n\nno services\n\nno peers: nobody could take over\n\n" +
+      "no arbiter: hosts that lose each other both go on\n",
   );
 });
 
