@@ -54,6 +54,7 @@ export class Cluster {
    * servers of both listen.
    */
   async startAll(): Promise<void> {
+    if (this.#topology.witness !== null) await this.#topology.startWitness();
     await Promise.all(this.hosts.map((host) => this.start(host)));
     await Promise.all(
       this.hosts.map((host) =>

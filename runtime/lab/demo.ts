@@ -77,7 +77,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     console.error(`Cannot run the demo: ${reason}`);
     return 2;
   }
-  const topology = await Topology.create({ ipv6: options.ipv6, links: 2 });
+  const topology = await Topology.create({ ipv6: options.ipv6, links: 2, witness: true });
   try {
     const isGood = await show(topology, options, octets);
     if (options.keep) {

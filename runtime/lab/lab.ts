@@ -16,7 +16,7 @@ import { whyNoNamespaces } from "./namespaces.ts";
 import { PORT_OFFSETS } from "./servers.ts";
 import { type LinkName, Topology } from "./topology.ts";
 
-const LINKS: readonly LinkName[] = ["client", "repl0", "repl1"];
+const LINKS: readonly LinkName[] = ["client", "repl0", "repl1", "wit0"];
 
 /** What a command works on. */
 interface Lab {
@@ -124,7 +124,7 @@ export async function lab(options: { ipv6: boolean }): Promise<number> {
     console.error(`Cannot run the lab: ${why}`);
     return 2;
   }
-  const topology = await Topology.create({ ipv6: options.ipv6, links: 2 });
+  const topology = await Topology.create({ ipv6: options.ipv6, links: 2, witness: true });
   try {
     const cluster = new Cluster(topology);
     await cluster.startAll();

@@ -134,7 +134,7 @@ export async function withSite(
   const site = new Site(topology, context.directory, options);
   try {
     await site.setHostMtu();
-    if (witness === true) await site.startWitness();
+    if (witness === true && options.cluster?.arbiter === undefined) await site.startWitness();
     for (const host of hosts) await site.startDaemon(host);
     await body(site);
   } catch (error) {
