@@ -10,7 +10,7 @@
  * A freed record may still stand in dirty, pump or disputed: its flag stays set, and whoever takes it off the
  * queue finds it free or reborn, which is harmless.
  */
-import { state } from "../state";
+import { count, Counter, state } from "../state";
 import { at, Connection, Flag, has, indexOf, Leg, Phase, Reason } from "./connection";
 import { insert, remove } from "./table";
 import { Chain, clear } from "../stream/chain";
@@ -118,6 +118,27 @@ export function unprotect(c: Connection, reason: Reason): void {
   if (c.reason == Reason.None || c.reason == Reason.Pending) c.reason = reason;
   c.flags &= ~(<u32> Flag.Hot);
   if (c.flags & WAITING) markPump(c);
+}
+
+/** Goes on without the standby for this connection, for `reason`. */
+export function goAlone(c: Connection, reason: Reason): void {
+  if (c.phase == Phase.Closed) {
+    c.flags &= ~(<u32> Flag.Hot);
+    return;
+  }
+  unprotect(c, reason);
+  count(Counter.Unprotected);
+  ackSoon(c);
+}
+
+/**
+ * The client is told at once what it may be shown. Not when both sides have finished: its kernel may
+ * have forgotten the connection, and would answer with a RST.
+ */
+export function ackSoon(c: Connection): void {
+  if (c.phase == Phase.Closed) return;
+  c.flags |= Flag.AckClient;
+  markPump(c);
 }
 
 /** Runs the record's timer at `deadline` (milliseconds of State.now). */

@@ -8,7 +8,7 @@ import { LINGER_MS, PACKET_MAX } from "../limits";
 import { Commit, count, Counter, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
-import { markPump, occupy, release, startTimer, unprotect } from "../flow/lifecycle";
+import { ackSoon, goAlone, markPump, occupy, release, startTimer } from "../flow/lifecycle";
 import { find } from "../flow/table";
 import { Finding, noteFinding } from "../judgement";
 import {
@@ -98,13 +98,7 @@ function apply(record: usize, left: u32): u32 {
       const c = named(record);
       if (s.role == Role.Primary && c !== null && has(c, Flag.Asked)) refuse(c);
       else if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
-        unprotect(
-          c,
-          flags >= 1 && flags <= <u32> Reason.ServerEnded ? flags : Reason.StandbyReset,
-        );
-        count(Counter.Unprotected);
-        c.flags |= Flag.AckClient;
-        markPump(c);
+        goAlone(c, flags >= 1 && flags <= <u32> Reason.ServerEnded ? flags : Reason.StandbyReset);
       }
       return FAIL_SIZE;
     }
@@ -248,9 +242,6 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   if (<u32> (edge - c.peerNxt) <= 1 << 30) c.peerEdge = later(c.peerEdge, edge);
   const showable = s.commitMode == Commit.Ack ? earlier(c.legAck, c.peerNxt) : c.ackShown;
   const widen = after(earlier(c.legEdge, c.peerEdge), c.edgeShown + 2 * c.srvMss);
-  if (after(showable, c.ackShown) || widen) {
-    c.flags |= Flag.AckClient;
-    markPump(c);
-  }
+  if (after(showable, c.ackShown) || widen) ackSoon(c);
   notePeerOutput(c, load<u32>(record, 16), (flags & 1) != 0);
 }

@@ -31,12 +31,12 @@ import { ACK, FIN, RST } from "../wire/packet";
 import { at, Connection, Flag, has, Phase, Reason } from "../flow/connection";
 import {
   dropDisputed,
+  goAlone,
   markDirty,
   markDisputed,
   markPump,
   release,
   startTimer,
-  unprotect,
 } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
 import { CloseHow, writeClose } from "../records";
@@ -114,13 +114,10 @@ function losePeer(c: Connection): void {
   abandon(c, Reason.StandbyEnded);
 }
 
-/** Goes on without the standby for this connection. */
+/** The standby is told to forget the connection, which goes on without it. */
 function abandon(c: Connection, reason: Reason): void {
   writeClose(c, CloseHow.Dropped, 0);
-  unprotect(c, reason);
-  count(Counter.Unprotected);
-  c.flags |= Flag.AckClient;
-  markPump(c);
+  goAlone(c, reason);
 }
 
 /** On a primary, with room for two segments: looks whether the client may be told by now. */

@@ -15,6 +15,7 @@ import { FIN } from "../wire/packet";
 import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../flow/connection";
 import { CloseHow, writeClose, writeEarly } from "../records";
 import {
+  goAlone,
   markDirty,
   markDisputed,
   markPump,
@@ -130,12 +131,19 @@ export function speak(): bool {
   return false;
 }
 
+/** True when the client has acknowledged a FIN: our server's, or one that only the old primary's has said. */
+function hasServersFin(c: Connection): bool {
+  if (has(c, Flag.ServerFin)) return after(c.cliAck, c.srvFin);
+  return has(c, Flag.PeerFin) && after(c.cliAck, c.peerSnd);
+}
+
 function speakFor(c: Connection): bool {
-  // Over, but for an ACK that may be lost: the client asks again if so, and is answered then.
-  if (has(c, Flag.ClientFin | Flag.ServerFin) && c.rcvNxt == c.finSeq + 1) {
+  if (has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1 && hasServersFin(c)) {
+    // Over, but for an ACK that may be lost: the client asks again if so, and is answered then. One
+    // that has forgotten the connection would answer anything else with a RST.
     c.ackShown = later(c.ackShown, c.rcvNxt);
     checkClosed(c);
-    if (c.phase == Phase.Closed) return true;
+    return true;
   }
   if (before(c.parkBase, c.cliAck)) {
     c.parkBase = c.cliAck;
@@ -213,10 +221,7 @@ export function standbyLost(): void {
       else markDisputed(c);
     }
     if (!has(c, Flag.Hot)) continue;
-    unprotect(c, Reason.StandbyLost);
-    count(Counter.Unprotected);
-    c.flags |= Flag.AckClient;
-    markPump(c);
+    goAlone(c, Reason.StandbyLost);
   }
 }
 

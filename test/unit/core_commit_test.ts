@@ -13,10 +13,12 @@ import {
   decodeRecords,
   Driver,
   type DriverOptions,
+  encodeFail,
   encodeReport,
   fromClient,
   fromServer,
   on,
+  Phase,
   Reason,
   RecordType,
 } from "./core_driver.ts";
@@ -249,6 +251,37 @@ Deno.test("a standby that is lost lets everything go, in order, and its connecti
     strictEqual(payloadsOf(driver.pass({ app: [primary.output(0, new Uint8Array(3))] })).length, 1);
   }
 });
+
+/** What may become of the standby once both sides have ended a connection. */
+const LATE: Record<string, (driver: Driver) => Parameters<Driver["pass"]>[0]> = {
+  "is lost": (driver) => ({ between: () => driver.core.wasm.standbyLost() }),
+  "says that its server has reset it": () => ({ bodies: [encodeFail(0, Reason.standbyReset)] }),
+};
+
+for (const [what, late] of Object.entries(LATE)) {
+  Deno.test(`a client that has finished is told nothing when the standby ${what}`, () => {
+    const primary = new Primary(1);
+    const { driver } = primary;
+    const said = 100;
+    const fin = TcpFlag.fin | TcpFlag.ack;
+    driver.pass({ app: [primary.output(0, new Uint8Array(said))] });
+    const end = (ISS + 1 + said) >>> 0;
+    const edge = (IRS + (1 << 29)) >>> 0;
+    driver.pass({ bodies: [encodeReport(0, IRS + 1, edge, { accepted: true })] });
+    deepStrictEqual(on("net", driver.pass({ app: [primary.answer(0, { flags: fin })] })), []);
+    const agreed = driver.pass({
+      bodies: [encodeReport(0, IRS + 1, edge, { output: end, fin: true })],
+    });
+    strictEqual(on("net", agreed).map(parsePacket)[0].flags & TcpFlag.fin, TcpFlag.fin);
+    driver.pass({ net: [primary.heard(0, { flags: fin, ack: (end + 1) >>> 0 })] });
+    primary.commit();
+    driver.pass({ app: [primary.answer(0, { seq: (end + 1) >>> 0, ack: (IRS + 2) >>> 0 })] });
+    strictEqual(driver.field(0, "phase"), Phase.closed);
+    driver.drain();
+    deepStrictEqual(on("net", driver.pass(late(driver))), []);
+    deepStrictEqual(on("net", driver.drain()), []);
+  });
+}
 
 /** True when all octets are `octet`, as far as every 61st tells. */
 function isFilled(octets: Uint8Array, octet: number): boolean {

@@ -378,15 +378,19 @@ export function encodeClose(index: number, how: number, generation = 1): Uint8Ar
   );
 }
 
-/** A REPORT record; `output` is the next octet its server will write, `fin` that it ends there. */
+/**
+ * A REPORT record; `output` is the next octet its server will write, `fin` that it ends there,
+ * `accepted` that it has the connection.
+ */
 export function encodeReport(
   index: number,
   rcvNxt: number,
   edge: number,
-  more: { output?: number; fin?: boolean; generation?: number } = {},
+  more: { output?: number; fin?: boolean; accepted?: boolean; generation?: number } = {},
 ): Uint8Array {
-  const { output = 0, fin = false, generation = 1 } = more;
-  const view = record(RecordType.report, 20, { index, generation, flags: fin ? 1 : 0 });
+  const { output = 0, fin = false, accepted = false, generation = 1 } = more;
+  const flags = (fin ? 1 : 0) | (accepted ? 4 : 0);
+  const view = record(RecordType.report, 20, { index, generation, flags });
   view.setUint32(8, rcvNxt, true);
   view.setUint32(12, edge, true);
   view.setUint32(16, output, true);
