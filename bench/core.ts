@@ -7,6 +7,7 @@
  * called as the daemon calls it: passes with a full batch, packets in its memory. Nothing here needs root.
  *
  *   checksum   RFC 1071 sum by length; GB/s beside nanoseconds
+ *   digest     what output streams are compared by, for the next segment of a stream; GB/s too
  *   translate  a segment from parse to output list, its connection among the living (core_scene.ts). The
  *              time to put the segment back is in it, and stands beside it ("put back")
  *   lookup     look-ups of random connections among 1000, 100,000 and 1,000,000
@@ -25,7 +26,7 @@ import benny from "benny";
 import { decodeBeat, decodeFrame, encodeBeat, encodeFrame } from "../runtime/protocol/message.ts";
 import { decodeRecords, encodeProgress } from "../test/unit/core_driver.ts";
 import { Octets } from "../test/unit/octets.ts";
-import { parsePacket, sumOf, translate } from "../test/unit/twin.ts";
+import { digestOf, parsePacket, sumOf, translate } from "../test/unit/twin.ts";
 import { loadNative, type Native } from "./core_native.ts";
 import {
   Continued,
@@ -99,17 +100,26 @@ export async function benchCore(args: string[]): Promise<number> {
   const report = new Report("core", options);
   if (read.add) await report.load(read.out);
   await report.printHeader();
-  report.expect(6);
+  report.expect(7);
   const bench = new CoreBench(report, options);
   await report.attempt("C twin", () => bench.loadNative());
   await report.attempt("checksum", () => bench.measureChecksum());
+  await report.attempt("digest", () => bench.measureDigest());
   await report.attempt("translate", () => bench.measureTranslate());
   await report.attempt("lookup", () => bench.measureLookup());
   await report.attempt("log", () => bench.measureLog());
   await report.attempt("messages", () => bench.measureMessages());
-  for (const section of ["checksum", "translate", "lookup", "log", "messages", "memory", "ratio"]) {
-    report.print(section);
-  }
+  const sections = [
+    "checksum",
+    "digest",
+    "translate",
+    "lookup",
+    "log",
+    "messages",
+    "memory",
+    "ratio",
+  ];
+  for (const section of sections) report.print(section);
   report.printTargets();
   if (read.against !== null) await report.printAgainst(read.against);
   await report.write(read.out);
@@ -162,6 +172,25 @@ class CoreBench {
       }
       if (length >= RATIO_LENGTH) {
         this.#report.target("ratio", `checksum, ${what}: ts / wasm`, { atLeast: RATIO_LEAST });
+      }
+    }
+  }
+
+  async measureDigest(): Promise<void> {
+    const { wasm, bytes } = populate(1).core;
+    const [digest, at] = [wasm.body(), wasm.inbox()];
+    for (let i = 0; i < 65_536; i++) bytes[at + i] = i * 7;
+    for (const length of LENGTHS) {
+      const octets = bytes.slice(at, at + length);
+      strictEqual(BigInt.asUintN(64, wasm.digest(digest, at, length, 1)), digestOf(octets));
+      const what = `${length} octets`;
+      const medians = await this.#compare("digest", what, [
+        { name: "wasm", act: () => wasm.digest(digest, at, length, 0), things: 1 },
+        { name: "ts", act: () => digestOf(octets), things: 1 },
+      ]);
+      for (const [name, ns] of medians) {
+        const series = `${what} | ${name} | rate`;
+        this.#report.add("digest", { series, unit: "GB/s", value: length / ns });
       }
     }
   }

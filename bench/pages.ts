@@ -32,6 +32,7 @@ const SECTION_TITLES: Record<string, string> = {
   bulk: "Throughput of one connection",
   pingpong: "Round trip of 64 octets",
   checksum: "RFC 1071 sum",
+  digest: "Digest of an output stream",
   translate: "One segment through the core",
   lookup: "Look-up of a connection",
   log: "Input log, reassembly and feeder of a standby",

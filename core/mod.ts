@@ -38,6 +38,7 @@ import { at, Connection, Flag, has, Leg, Phase, RECORD_SIZE } from "./flow/conne
 import { find as findFlow } from "./flow/table";
 import { rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
 import { format } from "./stream/chain";
+import { Digest, digestValue, extendDigest, formatDigests, startDigest } from "./stream/digest";
 import { formatRanges, rangesSize } from "./stream/ranges";
 import { CloseHow, flushDirty, writeClose } from "./records";
 import { beginOutput, holdFree as freeHold, releaseHeld, resetServer } from "./segment/output";
@@ -118,6 +119,7 @@ export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
   s.finWaitMs = FIN_WAIT_MS;
   format();
   formatRanges();
+  formatDigests();
   rebuildFree();
   return s.blockCount * BLOCK;
 }
@@ -536,6 +538,13 @@ export function fieldOffset(field: u32): u32 {
 /** RFC 1071 sum of `length` octets at `at`, folded, in memory order, not complemented. */
 export function checksum(at: usize, length: u32, initial: u32): u32 {
   return wireSum(at, length, initial);
+}
+/** Extends the digest at `digest` (52 octets, 8-aligned) by `length` octets; `starts`: a new one. */
+export function digest(digest: usize, at: usize, length: u32, starts: u32): u64 {
+  const d = changetype<Digest>(digest);
+  if (starts) startDigest(d);
+  extendDigest(d, at, length);
+  return digestValue(d);
 }
 /** Index + 1 of the record with this key (IPv4: one word), 0 for none. */
 export function find(a0: u32, a1: u32, a2: u32, a3: u32, ports: u32): u32 {

@@ -150,6 +150,8 @@ export interface CoreExports {
   recordSize(): number;
   /** RFC 1071 sum of `length` octets at `at`, folded, in memory order, not complemented. */
   checksum(address: number, length: number, initial: number): number;
+  /** Extends the digest at `digest` (52 octets, 8-aligned) by `length` octets; `starts`: a new one. */
+  digest(digest: number, address: number, length: number, starts: number): bigint;
   /** Index + 1 of the record with this key (IPv4: one word), 0 for none. */
   find(a0: number, a1: number, a2: number, a3: number, ports: number): number;
   /** Counts an event that the caller saw (a packet the kernel refused). */

@@ -11,6 +11,7 @@
  *   buildPacket()  virtio_net_hdr + IPv4 or IPv6 + TCP from the values of its fields
  *   parsePacket()  the way back; throws on what is not well formed
  *   translate()    parse, change the numbers, build again: no repair (RFC 1624) anywhere
+ *   digestOf()     core/stream/digest.ts of a whole stream, octet by octet; datesOf() by splitting lines
  *
  *   | virtio_net_hdr 10 | IP header | options or extension headers | TCP header | options | payload |
  *
@@ -454,4 +455,108 @@ export function icmpChecksum(bytes: Uint8Array): number {
   new DataView(tail.buffer).setUint32(0, icmp.length);
   tail[7] = 58;
   return ~sumOf(icmp, sumOf(tail, sumOf(ip.subarray(8, 40)))) & 0xffff;
+}
+
+const MASK64 = (1n << 64n) - 1n;
+const DIGEST_P1 = 0x9e3779b185ebca87n;
+const DIGEST_P2 = 0xc2b2ae3d27d4eb4fn;
+/** Keys of a digest that meet in one lane, and octets of a block. */
+const DIGEST_KEYS = 512;
+const DIGEST_BLOCK = 4096;
+
+/** The digest of a stream, of HTTP/1.x responses or not (core/stream/digest.ts). */
+export function digestOf(stream: Uint8Array): bigint {
+  const counts = stream.slice();
+  for (const [start, end] of datesOf(stream)) counts.fill(0, start, end);
+  let sum = DIGEST_P1;
+  let lanes = [0, 0, 0, 0];
+  for (const [at, octet] of counts.entries()) {
+    const word = (at % DIGEST_BLOCK) >> 1;
+    const lane = (word >> 1) & 3;
+    const key = digestKeys()[((word >> 3) * 2 + (word & 1) + lane * 128) % DIGEST_KEYS];
+    // The high octet of a word carries its sign.
+    const value = at % 2 === 0 ? octet : (octet < 128 ? octet : octet - 256) * 256;
+    lanes[lane] = (lanes[lane] + key * value) >>> 0;
+    if ((at + 1) % DIGEST_BLOCK !== 0) continue;
+    sum = foldOf(sum + BigInt(at + 1), lanes);
+    lanes = [0, 0, 0, 0];
+  }
+  return foldOf(sum + BigInt(stream.length), lanes);
+}
+
+function foldOf(sum: bigint, [a, b, c, d]: number[]): bigint {
+  for (const [low, high] of [[a, b], [c, d]]) {
+    const x = BigInt(low) | BigInt(high) << 32n;
+    const mixed = (sum + x * DIGEST_P2) & MASK64;
+    sum = (((mixed << 31n) | (mixed >> 33n)) * DIGEST_P1) & MASK64;
+  }
+  return sum;
+}
+
+let keys: number[] | undefined;
+
+/** The 512 largest primes below 2^15, shuffled. */
+function digestKeys(): number[] {
+  if (keys !== undefined) return keys;
+  const sieve = new Uint8Array(32768);
+  for (let i = 2; i < 182; i++) for (let j = i * i; j < 32768; j += i) sieve[j] = 1;
+  keys = Array.from(sieve.keys()).filter((n) => n > 1 && sieve[n] === 0).reverse()
+    .slice(0, DIGEST_KEYS);
+  let random = 1;
+  for (let i = DIGEST_KEYS - 1; i > 0; i--) {
+    random = (Math.imul(random, 1664525) + 1013904223) >>> 0;
+    const j = (random >>> 16) % (i + 1);
+    [keys[i], keys[j]] = [keys[j], keys[i]];
+  }
+  return keys;
+}
+
+/**
+ * Where the values of `Date:` stand in a stream of HTTP/1.x responses (core/stream/date_header.ts).
+ *
+ * @param stream As much of it as there is.
+ * @returns Start and end of each, as far as the stream goes.
+ */
+export function datesOf(stream: Uint8Array): [start: number, end: number][] {
+  const text = new TextDecoder("latin1").decode(stream);
+  const dates: [number, number][] = [];
+  let at = 0;
+  while (text.startsWith("HTTP/1.", at)) {
+    let length = 0;
+    let chunked = false;
+    for (let empty = false, first = true; !empty; first = false) {
+      if (at >= text.length) return dates;
+      const end = text.indexOf("\n", at) < 0 ? text.length : text.indexOf("\n", at);
+      const line = text.slice(at, end);
+      const value = /^\r*date: ([^\r]{0,29})/i.exec(line);
+      const size = /^\r*content-length: (\d*)/i.exec(line);
+      if (value !== null) {
+        dates.push([at + value[0].length - value[1].length, at + value[0].length]);
+      }
+      if (size !== null) length = Number(size[1]);
+      if (/^\r*transfer-encoding: chunked/i.test(line)) chunked = true;
+      empty = !first && line.replaceAll("\r", "") === "" && end < text.length;
+      at = end + 1;
+    }
+    if (text.startsWith("HTTP/1.", at)) continue;
+    if (!chunked) {
+      at += length;
+      continue;
+    }
+    for (let size = -1; size !== 0;) {
+      const line = /[0-9a-f]+[^\n]*\n/iy;
+      line.lastIndex = at;
+      const found = line.exec(text);
+      if (found === null) return dates;
+      size = parseInt(found[0], 16);
+      at += found[0].length + (size > 0 ? size + 2 : 0);
+    }
+    for (let trailer = "?"; trailer.replaceAll("\r", "") !== "";) {
+      const end = text.indexOf("\n", at);
+      if (end < 0) return dates;
+      trailer = text.slice(at, end);
+      at = end + 1;
+    }
+  }
+  return dates;
 }
