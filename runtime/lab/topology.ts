@@ -210,6 +210,11 @@ export class Topology {
     return this.clients[0];
   }
 
+  /** Names of the links between the hosts. */
+  get replicationLinks(): readonly LinkName[] {
+    return this.#plan.links;
+  }
+
   /** Path of the control socket of a host's daemon. */
   controlPath(host: string): string {
     return `${this.directory}/${this.#plan.host(host).name}.sock`;

@@ -25,9 +25,10 @@ import { parseAddress } from "../../runtime/io/address.ts";
 import { Announcer } from "../../runtime/io/announce.ts";
 import { inNamespace } from "../../runtime/io/netns.ts";
 import { Netlink } from "../../runtime/io/netlink.ts";
-import { addressClaims, Capture, parseSegment, readFrames, traceTcp } from "./capture.ts";
+import { Capture, traceTcp } from "./capture.ts";
 import { netTest, type NetTestContext, sleep, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
+import { assertOneVoice } from "./one_voice.ts";
 import { startProcess } from "./process.ts";
 import { assertUnbroken } from "./verdict.ts";
 import { MIX } from "./workload.ts";
@@ -45,9 +46,6 @@ const WORKLOAD = {
   rate: 2_000_000,
 };
 const TIMEOUT_MS = 60_000;
-/** What a switch may still carry of the old primary when the new one begins to speak. */
-const OVERLAP_MS_MAX = 5;
-
 /** What a test does with a running site. */
 interface Scene {
   site: Site;
@@ -81,38 +79,10 @@ async function throughFault(
     await workload.mustSucceed(TIMEOUT_MS);
     await after(scene);
     const dropped = await capture.stop() + await wire.stop();
-    const trace = traceTcp(capture.path, site.address);
-    // Seconds of silence fill queues with repetitions; those of a connection that has just ended are
-    // answered by the client's kernel with a RST, as without us.
-    for (const connection of trace.connections) {
-      if (options.longSilence === true && connection.clientFins > 0) connection.clientRsts = 0;
-    }
-    assertUnbroken(trace, { faultMs, dropped });
+    const hasLongSilence = options.longSilence;
+    assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence });
     assertOneVoice(wire.path, site.address);
   });
-}
-
-/** Asserts that no card speaks for the address again after another one has begun to. */
-function assertOneVoice(path: string, address: string): void {
-  const turns: { mac: string; fromMs: number; toMs: number }[] = [];
-  for (const frame of readFrames(path)) {
-    if (parseSegment(frame)?.source !== address) continue;
-    const mac = [...frame.octets.subarray(6, 12)]
-      .map((octet) => octet.toString(16).padStart(2, "0")).join(":");
-    const last = turns.find((turn) => turn.mac === mac && turn === turns.at(-1));
-    if (last === undefined) turns.push({ mac, fromMs: frame.timeMs, toMs: frame.timeMs });
-    else last.toMs = frame.timeMs;
-  }
-  const claims = addressClaims(path, address);
-  for (const [index, { mac, fromMs }] of turns.entries()) {
-    const earlier = turns.slice(0, index);
-    const again = earlier.find((turn) => turn.mac === mac);
-    assert.equal(again, undefined, `${mac} speaks again, after another: ${JSON.stringify(turns)}`);
-    for (const old of earlier) {
-      const late = claims.filter((c) => c.mac === old.mac && c.timeMs > fromMs + OVERLAP_MS_MAX);
-      assert.deepEqual(late, [], `${old.mac} claims the address after ${mac} speaks`);
-    }
-  }
 }
 
 async function roleOf(site: Site, host: HostName): Promise<string> {

@@ -81,12 +81,13 @@ export function netTest(
  * How often a random test repeats in this run.
  *
  * @param promised The number of repetitions that the project promises.
- * @returns Its share by HOLDFAST_REPEAT, at least 1.
+ * @param share The share of them when HOLDFAST_REPEAT is not set.
+ * @returns Its share, at least 1.
  * @throws {RangeError} If HOLDFAST_REPEAT is not a number above 0 and up to 1.
  */
-export function repetitions(promised: number): number {
+export function repetitions(promised: number, share: number = REPEAT_SHARE): number {
   const text = Deno.env.get("HOLDFAST_REPEAT");
-  const share = text === undefined ? REPEAT_SHARE : Number(text);
+  if (text !== undefined) share = Number(text);
   if (!(share > 0 && share <= 1)) {
     throw new RangeError(`HOLDFAST_REPEAT is '${text}', allowed is a number above 0 and up to 1`);
   }

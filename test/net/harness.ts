@@ -102,6 +102,8 @@ export interface WorkloadOptions {
   momentMs?: number;
   /** Silence of silent connections, milliseconds. */
   silentMs?: number;
+  /** How long after the fault a stalled reader still reads nothing, milliseconds; default 2500. */
+  stallMs?: number;
   /** Octets per second of the fastest paced transfer. */
   rate?: number;
   /** Octets of a bulk transfer. */
@@ -307,6 +309,11 @@ export class Site {
     await runProcess(program, args, { timeoutMs: 15_000 });
   }
 
+  /** Moves the service away from a host through its control socket, without a program of its own. */
+  async requestSwitch(from: HostName): Promise<void> {
+    await this.#daemon(from).control.switchService("web");
+  }
+
   /**
    * Ends a host's daemon by SIGTERM.
    *
@@ -398,6 +405,7 @@ export class Site {
       "duration-ms": options.durationMs,
       "moment-ms": options.momentMs,
       "silent-ms": options.silentMs,
+      "stall-ms": options.stallMs,
       rate: options.rate,
       "bulk-octets": options.bulkOctets,
     };

@@ -12,7 +12,7 @@
  *   upload       octets leave                            the server's SHA-256 of them is compared
  *   echo         both at once                            verified while sending goes on
  *   keepalive    one small request after the other       each answer verified
- *   stall        nothing is read, the window is zero     goes on STALL_AFTER_MS after the moment
+ *   stall        nothing is read, the window is zero     goes on `stallMs` after the moment
  *   client-fin   the client has ended its direction      the server's octets still arrive
  *   server-fin   the server has ended its direction      the client's octets still leave
  *   silent       nothing at all for `silentMs`           an exchange before, an exchange after
@@ -25,7 +25,7 @@
  *
  * Usage: deno run -A test/net/workload.ts --address A [--port 80] [--connections 200]
  *          [--mix KIND,KIND,...] [--seed N] [--duration-ms 8000] [--moment-ms 3000]
- *          [--silent-ms 6000] [--rate OCTETS_PER_SECOND] [--bulk-octets N]
+ *          [--silent-ms 6000] [--stall-ms 2500] [--rate OCTETS_PER_SECOND] [--bulk-octets N]
  */
 
 import { createHash } from "node:crypto";
@@ -41,8 +41,6 @@ const PACE_MS = 20;
 const RATE_SHARE_MIN = 0.2;
 /** A stalled reader asks for so much more than all buffers on the way can hold. */
 const STALL_OCTETS = 24 << 20;
-/** How long after the moment a stalled reader still reads nothing, milliseconds. */
-const STALL_AFTER_MS = 2500;
 /** SYNs of kind `handshake` leave within so many milliseconds of the moment, before and after. */
 const HANDSHAKE_SPREAD_MS = 60;
 /** Octets of the exchange that proves a connection alive. */
@@ -99,6 +97,8 @@ interface Plan {
   durationMs: number;
   momentMs: number;
   silentMs: number;
+  /** How long after the moment a stalled reader still reads nothing. */
+  stallMs: number;
   /** Octets per second of the fastest paced transfer. */
   rate: number;
   /** Octets of a `bulk` transfer. */
@@ -255,7 +255,7 @@ async function stall(dialogue: Dialogue, { plan, key }: Task): Promise<void> {
   const first = 10_000;
   await dialogue.write(line(`get ${key} ${STALL_OCTETS}`));
   await expectPattern(dialogue, key, { offset: 0, length: first });
-  await sleepUntil(plan, plan.momentMs + STALL_AFTER_MS);
+  await sleepUntil(plan, plan.momentMs + plan.stallMs);
   await expectPattern(dialogue, key, { offset: first, length: STALL_OCTETS - first });
   await finish(dialogue);
 }
@@ -377,6 +377,7 @@ async function main(): Promise<number> {
       "duration-ms": { type: "string", default: "8000" },
       "moment-ms": { type: "string", default: "3000" },
       "silent-ms": { type: "string", default: "6000" },
+      "stall-ms": { type: "string", default: "2500" },
       rate: { type: "string", default: "1000000" },
       "bulk-octets": { type: "string", default: "0" },
     },
@@ -391,6 +392,7 @@ async function main(): Promise<number> {
     durationMs: parseCount(values["duration-ms"], "duration-ms"),
     momentMs: parseCount(values["moment-ms"], "moment-ms"),
     silentMs: parseCount(values["silent-ms"], "silent-ms"),
+    stallMs: parseCount(values["stall-ms"], "stall-ms"),
     rate: parseCount(values.rate, "rate"),
     bulkOctets: parseCount(values["bulk-octets"], "bulk-octets"),
     startMs: 0,
