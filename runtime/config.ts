@@ -23,7 +23,7 @@
  *                                           also renew = "10min", renew_size = "64GiB": fresh keys so often
  *     heartbeat = "10ms"                    1ms to 10s
  *     detect = 3                            heartbeats missed on every link before the peer is down, 2 to 100
- *     spin = "50us"                         keep polling so long after the last packet; "0us" saves a core
+ *     spin = "200us"                         keep polling so long after the last packet; "0us" saves a core
  *     arbiter = { kind = "witness", address = "10.0.0.9:7950" }
  *
  *     [[service]]
@@ -489,7 +489,7 @@ const SCHEMA = table("the top level", {
       insecure: v.optional(flag(), false),
       heartbeat: v.optional(duration("1ms", "10s"), "10ms"),
       detect: v.optional(wholeNumber(2, 100), 3),
-      spin: v.optional(duration("0us", "10ms"), "50us"),
+      spin: v.optional(duration("0us", "10ms"), "200us"),
       arbiter: v.optional(
         v.variant(
           "kind",

@@ -39,7 +39,7 @@ import {
 import { AddressClaim } from "./io/address_claim.ts";
 import { addressOf, libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
 import { openLibcrypto } from "./io/libcrypto.ts";
-import { goFirst } from "./io/scheduling.ts";
+import { Priority } from "./io/scheduling.ts";
 import {
   acceptTcp,
   bindUdp,
@@ -350,8 +350,12 @@ const PROBE_EVERY_MS = 50;
 /** Between two alarms about one address. */
 const ALARM_EVERY_MS = 10_000;
 
-/** The data plane goes before servers that share its cores; see io/scheduling.ts. */
-const NICE = -15;
+/**
+ * How the data plane shares its cores, see spin.ts and io/scheduling.ts: a thread that goes far before
+ * others gives them little when it yields, so it does that only where it does not spin.
+ */
+const NICE = -5;
+const CROWDED_NICE = -15;
 const SLICE_US = 100;
 
 /** Milliseconds since 1970 of a time of `performance.now()`. */
@@ -581,6 +585,8 @@ class DataLoop {
   #peerLife = { incarnation: -1, seq: 0, heardMs: -Infinity, former: -1 };
   #stopping = false;
   #longestPassMs = 0;
+  readonly #priority = new Priority(SLICE_US);
+  #isCrowded = false;
   /** When the last pass ended. */
   #passedMs = 0;
   readonly #spin: Spin;
@@ -608,7 +614,7 @@ class DataLoop {
       this.#close();
       throw error;
     }
-    goFirst(NICE, SLICE_US);
+    this.#priority.set(NICE);
   }
 
   /** Runs until it is told to stop. */
@@ -659,6 +665,11 @@ class DataLoop {
   /** Waits for something to do; true when poll has something to tell. */
   #wait(): boolean {
     const nowMs = this.#passedMs;
+    const isCrowded = this.#spin.isCrowded(nowMs);
+    if (isCrowded !== this.#isCrowded) {
+      this.#isCrowded = isCrowded;
+      this.#priority.set(isCrowded ? CROWDED_NICE : NICE);
+    }
     if (nowMs < this.#nextPollMs) {
       for (const service of this.#services) {
         service.netReady = true;

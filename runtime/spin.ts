@@ -11,15 +11,19 @@
  *
  * On a crowded machine that is wrong: whoever yields to one that computes gets the core back after a
  * slice of the scheduler, and one who sleeps sooner. So a yield or a wake-up that comes LATE_MS too
- * late ends all spinning for CROWDED_MS.
+ * late ends all spinning for CROWDED_MS, and for twice as long each time it is soon so again.
  *
  * Source: Linux Documentation/virt/kvm/halt-polling.rst for the rule of growing and shrinking.
  */
 
-/** A yield or a wake-up that is so late met one who used up a slice of the scheduler, milliseconds. */
-const LATE_MS = 2;
-/** How long a machine counts as crowded after that, milliseconds. */
+/**
+ * A yield or a wake-up that is so late met those who compute, milliseconds. A server that uses up a
+ * slice of the scheduler (3 ms) now and then does not yet crowd a machine.
+ */
+const LATE_MS = 5;
+/** How long a machine counts as crowded after that, milliseconds; at most, when it is so again and again. */
 const CROWDED_MS = 2000;
+const CROWDED_MAX_MS = 64_000;
 /** The first budget when growing from none, microseconds. */
 const GROW_FROM_US = 10;
 
@@ -28,6 +32,7 @@ export class Spin {
   readonly #mostUs: number;
   #budgetUs: number;
   #busyMs = -Infinity;
+  #crowdedMs = CROWDED_MS;
   #crowdedUntilMs = -Infinity;
 
   /** `mostUs`: longest spin after the last packet, microseconds; 0 for never. */
@@ -57,11 +62,21 @@ export class Spin {
 
   /** A yield, or a sleep with an end, came back `lateMs` later than it should have, at `nowMs`. */
   noteLate(lateMs: number, nowMs: number): void {
-    if (lateMs > LATE_MS) this.#crowdedUntilMs = nowMs + CROWDED_MS;
+    if (lateMs <= LATE_MS) return;
+    if (!this.isCrowded(nowMs)) {
+      const isAgain = nowMs - this.#crowdedUntilMs < this.#crowdedMs;
+      this.#crowdedMs = isAgain ? Math.min(2 * this.#crowdedMs, CROWDED_MAX_MS) : CROWDED_MS;
+    }
+    this.#crowdedUntilMs = nowMs + this.#crowdedMs;
+  }
+
+  /** True while the machine counts as crowded. */
+  isCrowded(nowMs: number): boolean {
+    return nowMs < this.#crowdedUntilMs;
   }
 
   /** True when the loop should look again at `nowMs` and not sleep. */
   isDue(nowMs: number): boolean {
-    return (nowMs - this.#busyMs) * 1000 < this.#budgetUs && nowMs >= this.#crowdedUntilMs;
+    return (nowMs - this.#busyMs) * 1000 < this.#budgetUs && !this.isCrowded(nowMs);
   }
 }

@@ -22,32 +22,35 @@ const RUNTIME_AT = 24;
 const PRIO_PROCESS = 0;
 
 /**
- * Gives the calling thread a nice value and slices of `sliceUs` microseconds. Where the kernel knows
- * no slices or does not allow them, the nice value alone; where not even that is allowed, nothing.
+ * Priority of the thread that makes it. Where the kernel groups tasks by session, niceness counts
+ * within one session only: among all others the daemon would be one of many (sched(7), "The autogroup
+ * feature"). So its session becomes as nice as the thread, if it is the daemon's own, as under systemd.
+ * What the kernel does not know or allow costs priority and nothing else.
  */
-export function goFirst(nice: number, sliceUs: number): void {
-  const attr = new Memory(ATTR_SIZE);
-  attr.view.setUint32(0, ATTR_SIZE, true);
-  attr.view.setInt32(NICE_AT, nice, true);
-  attr.view.setBigUint64(RUNTIME_AT, BigInt(sliceUs) * 1000n, true);
-  if (libc.syscall(SCHED_SETATTR, 0n, attr.address, 0n) !== 0n) {
-    libc.setpriority(PRIO_PROCESS, 0, nice);
-  }
-  raiseAutogroup(nice);
-}
+export class Priority {
+  readonly #attr = new Memory(ATTR_SIZE);
+  readonly #ownsSession: boolean;
 
-/**
- * Where the kernel groups tasks by session, niceness counts within one session only: among all others
- * the daemon would be one of many (sched(7), "The autogroup feature"). So its session becomes as nice as
- * this thread, if it is the daemon's own, as under systemd. What fails here costs priority, nothing else.
- */
-function raiseAutogroup(nice: number): void {
-  const stat = Deno.readTextFileSync("/proc/self/stat");
-  const session = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[3]);
-  if (session !== Deno.pid) return;
-  try {
-    Deno.writeTextFileSync("/proc/self/autogroup", String(nice), { create: false });
-  } catch {
-    // No autogroups in this kernel, or no CAP_SYS_NICE.
+  /** Asks for slices of `sliceUs` microseconds from the first {@linkcode set} on. */
+  constructor(sliceUs: number) {
+    const stat = Deno.readTextFileSync("/proc/self/stat");
+    const session = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[3]);
+    this.#ownsSession = session === Deno.pid;
+    this.#attr.view.setUint32(0, ATTR_SIZE, true);
+    this.#attr.view.setBigUint64(RUNTIME_AT, BigInt(sliceUs) * 1000n, true);
+  }
+
+  /** Sets the nice value, -20 (goes before others) to 19. */
+  set(nice: number): void {
+    this.#attr.view.setInt32(NICE_AT, nice, true);
+    if (libc.syscall(SCHED_SETATTR, 0n, this.#attr.address, 0n) !== 0n) {
+      libc.setpriority(PRIO_PROCESS, 0, nice);
+    }
+    if (!this.#ownsSession) return;
+    try {
+      Deno.writeTextFileSync("/proc/self/autogroup", String(nice), { create: false });
+    } catch {
+      // No autogroups in this kernel, or no CAP_SYS_NICE.
+    }
   }
 }

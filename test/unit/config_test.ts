@@ -80,7 +80,7 @@ const FULL_CONFIG: Config = {
     insecure: false,
     heartbeatMs: 10,
     detect: 3,
-    spinUs: 50,
+    spinUs: 200,
     arbiter: { kind: "witness", address: "10.0.0.9:7950" },
   },
   services: [{

@@ -25,13 +25,31 @@ Deno.test("an idle loop stops spinning, and starts again when it would have paid
 Deno.test("on a crowded machine there is no spinning for a while", () => {
   const spin = new Spin(50);
   spin.noteBusy(10);
-  spin.noteLate(0.4, 10.01);
+  spin.noteLate(4, 10.01);
   assert.equal(spin.isDue(10.02), true);
-  spin.noteLate(3, 13);
+  spin.noteLate(6, 13);
   spin.noteBusy(13);
+  assert.equal(spin.isCrowded(13), true);
   assert.equal(spin.isDue(13.01), false);
   spin.noteBusy(2013.1);
+  assert.equal(spin.isCrowded(2013.1), false);
   assert.equal(spin.isDue(2013.11), true);
+});
+
+Deno.test("a machine that is crowded again and again counts as crowded for longer, up to a minute", () => {
+  const spin = new Spin(50);
+  let nowMs = 0;
+  const lengths = Array.from({ length: 8 }, () => {
+    spin.noteLate(6, ++nowMs);
+    const sinceMs = nowMs;
+    while (spin.isCrowded(nowMs)) nowMs++;
+    return nowMs - sinceMs;
+  });
+  assert.deepEqual(lengths, [2000, 4000, 8000, 16_000, 32_000, 64_000, 64_000, 64_000]);
+  nowMs += 64_000;
+  spin.noteLate(6, nowMs);
+  assert.equal(spin.isCrowded(nowMs + 1999), true);
+  assert.equal(spin.isCrowded(nowMs + 2000), false);
 });
 
 Deno.test("zero is never", () => {
