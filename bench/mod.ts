@@ -16,6 +16,7 @@ type Suite = (args: string[]) => Promise<number>;
 const SUITES: Record<string, () => Promise<Suite>> = {
   core: async () => (await import("./core.ts")).benchCore,
   path: async () => (await import("./path.ts")).benchPath,
+  alarms: async () => (await import("./alarms.ts")).benchAlarms,
   takeover: async () => (await import("./takeover.ts")).benchTakeover,
 };
 const PAGES = ["report", "readme"];

@@ -16,9 +16,10 @@ import { barPlot, linePlot, type PlotText } from "./plot.ts";
 import { formatValue, type RunDocument, type Series } from "./report.ts";
 import type { Summary } from "./statistics.ts";
 
-const SUITES = ["takeover", "path", "core"] as const;
+const SUITES = ["takeover", "alarms", "path", "core"] as const;
 const SUITE_TITLES = {
   takeover: "Takeover and planned switch",
+  alarms: "False alarms on a busy machine",
   path: "What it costs while nothing fails",
   core: "The packet core",
 } as const;
@@ -29,6 +30,8 @@ const SECTION_TITLES: Record<string, string> = {
   upload: "Gap of an upload whose primary host is killed",
   switch: "Gap of a download at a planned switch",
   many: "Many live connections, one kill",
+  "10ms": "False alarms in slices of a minute, heartbeat 10 ms, 3 may be missed",
+  "3ms": "The same, heartbeat 3 ms",
   bulk: "Throughput of one connection",
   pingpong: "Round trip of 64 octets",
   checksum: "RFC 1071 sum",
@@ -126,6 +129,7 @@ function originOf({ machine, sections }: RunDocument): string[] {
 
 function plotsOf(run: RunDocument): Plot[] {
   if (run.suite === "takeover") return takeoverPlots(run);
+  if (run.suite === "alarms") return [];
   return run.suite === "path" ? pathPlots(run) : corePlots(run);
 }
 

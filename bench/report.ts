@@ -162,6 +162,11 @@ export class Report {
     return summarize(this.#sections.get(section)?.get(series)?.values ?? []).median;
   }
 
+  /** Largest value of a series; NaN when it has none. */
+  most(section: string, series: string): number {
+    return summarize(this.#sections.get(section)?.get(series)?.values ?? []).max;
+  }
+
   /** Compares the median of a series with what was set; a series without values is not compared. */
   target(section: string, series: string, bound: { atMost: number } | { atLeast: number }): void {
     const found = this.#sections.get(section)?.get(series);

@@ -51,8 +51,10 @@ export interface ClientRun<T> {
 
 /** How a site's daemons are configured. */
 export interface SiteOptions {
-  /** Heartbeats of 10 ms that may be missed. */
+  /** Heartbeats that may be missed. */
   detect: number;
+  /** Time from one to the next, milliseconds; 10 if not given. */
+  heartbeatMs?: number;
   /** Whether a witness on a machine of its own decides who may go on alone. */
   witness?: boolean;
 }
@@ -128,6 +130,15 @@ export class Site {
       result,
       proceed: () => input.write(new TextEncoder().encode("go\n")),
     };
+  }
+
+  /**
+   * Has so many programs compute, without end, beside all others. Each has a session of its own: where
+   * the kernel groups by session, all of one would count as one (sched(7)).
+   */
+  keepBusy(programs: number): void {
+    const command = ["setsid", "sh", "-c", "while :; do :; done"];
+    for (let i = 0; i < programs; i++) this.#topology.client.spawn(command, { stdout: "null" });
   }
 
   /** The host that is primary in the highest epoch. */
@@ -224,7 +235,7 @@ export class Site {
     const { serviceAddress } = this.#topology;
     const configPath = await this.#topology.writeConfig(host, {
       peers,
-      cluster: { heartbeat: "10ms", detect: this.#options.detect },
+      cluster: { heartbeat: `${this.#options.heartbeatMs ?? 10}ms`, detect: this.#options.detect },
       service: {
         ports: Object.values(PORTS),
         commit: "strict",
