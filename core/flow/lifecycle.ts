@@ -10,7 +10,9 @@
  * A freed record may still stand in dirty, pump or disputed: its flag stays set, and whoever takes it off the
  * queue finds it free or reborn, which is harmless.
  */
+import { LINGER_MS } from "../limits";
 import { count, Counter, state } from "../state";
+import { after } from "../wire/bytes";
 import { at, Connection, Flag, has, indexOf, Leg, Phase, Reason } from "./connection";
 import { insert, remove } from "./table";
 import { Chain, clear } from "../stream/chain";
@@ -139,6 +141,16 @@ export function ackSoon(c: Connection): void {
   if (c.phase == Phase.Closed) return;
   c.flags |= Flag.AckClient;
   markPump(c);
+}
+
+/** Both directions are finished and acknowledged: the record only lingers from here on. */
+export function checkClosed(c: Connection): void {
+  if (c.phase != Phase.Closing && c.phase != Phase.Open) return;
+  if (!has(c, Flag.ClientFin | Flag.ServerFin)) return;
+  if (!after(c.ackShown, c.finSeq) || !after(c.cliAck, c.srvFin)) return;
+  c.phase = Phase.Closed;
+  count(Counter.Closed);
+  startTimer(c, state().now + LINGER_MS);
 }
 
 /** Runs the record's timer at `deadline` (milliseconds of State.now). */

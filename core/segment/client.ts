@@ -45,6 +45,7 @@ import {
 } from "../wire/packet";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
 import {
+  checkClosed,
   freeIndex,
   markDirty,
   markPump,
@@ -444,16 +445,6 @@ function onReset(c: Connection, v: View, fed: bool): void {
   if (v.flags & ACK) setAck(v, v.ack - c.issDelta);
   if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt + 4, tsEcr(v) - c.tsDelta);
   toServer(v.at, v.length);
-}
-
-/** Both directions are finished and acknowledged: the record only lingers from here on. */
-export function checkClosed(c: Connection): void {
-  if (c.phase != Phase.Closing && c.phase != Phase.Open) return;
-  if (!has(c, Flag.ClientFin | Flag.ServerFin)) return;
-  if (!after(c.ackShown, c.finSeq) || !after(c.cliAck, c.srvFin)) return;
-  c.phase = Phase.Closed;
-  count(Counter.Closed);
-  startTimer(c, state().now + LINGER_MS);
 }
 
 /** An ICMP error about a segment that left in client space: the kernel knows its own numbers. */

@@ -18,6 +18,7 @@ import { Commit, count, Counter, isCommitted, Role, State, state } from "../stat
 import { before, earlier, later, put16, put32 } from "../wire/bytes";
 import { ACK, finish, ipv4Checksum, PSH, RST, SYN, View, VNET } from "../wire/packet";
 import { at, Connection, Flag, has } from "../flow/connection";
+import { checkClosed } from "../flow/lifecycle";
 
 /** Side of an output entry. */
 export const NET: u32 = 0;
@@ -262,6 +263,7 @@ export function ackClient(c: Connection): void {
   noteShown(c, ack, window);
   count(Counter.AcksMade);
   toClient(packet, complete(packet, 0, 65535));
+  checkClosed(c); // with commit "ack", the client may have finished before its own FIN was acknowledged
 }
 
 /**

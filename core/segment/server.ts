@@ -32,6 +32,7 @@ import {
 } from "../wire/packet";
 import { at, Connection, Flag, has, indexOf, Leg, Phase, Reason } from "../flow/connection";
 import {
+  checkClosed,
   markDirty,
   markDisputed,
   markPump,
@@ -47,7 +48,6 @@ import { CloseHow, writeAccept, writeClose, writeFail, writeOpen } from "../reco
 import { drop } from "./apply";
 import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
-import { checkClosed } from "./client";
 import {
   noteShown,
   resetStranger,

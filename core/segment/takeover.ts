@@ -15,6 +15,7 @@ import { FIN } from "../wire/packet";
 import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../flow/connection";
 import { CloseHow, writeClose, writeEarly } from "../records";
 import {
+  checkClosed,
   goAlone,
   markDirty,
   markDisputed,
@@ -39,7 +40,6 @@ import {
   tcpOf,
   toClient,
 } from "./output";
-import { checkClosed } from "./client";
 import { isFinDue, isGone, refuse } from "./ending";
 import { enterFed, pump } from "./feeder";
 

@@ -44,6 +44,7 @@ const HOT_TIMEOUT_MS = 5000;
 const LONG_SILENCE_MS = 700;
 /** Faults that keep the struck host's daemon from answering. */
 const DUMB: readonly FaultKind[] = ["daemon SIGKILL", "daemon SIGSTOP", "power cut"];
+const SEGFAULT_TRIES_MAX = 200;
 /** What a judge says of a server that died. */
 const SERVER_VERDICTS = ["app-died", "app-refuses", "app-exited"];
 
@@ -83,13 +84,8 @@ class StepRun {
     const momentMs = afterMs +
       preludes.reduce((sum, prelude) => sum + prelude.afterMs + PRELUDE_MS, 0);
     const [capture, wire, workload] = await Promise.all([
-      site.startCapture(),
-      Capture.start({
-        namespace: site.topology.switch.netns,
-        interfaceName: "br0",
-        directory: this.#directory,
-        filter: "tcp or arp or icmp6",
-      }),
+      this.#capture(site.topology.client.netns, "eth0"),
+      this.#capture(site.topology.switch.netns, "br0"),
       site.startWorkload({
         seed: clientSeed,
         connections: CONNECTIONS,
@@ -121,6 +117,14 @@ class StepRun {
     });
     const macs = await Promise.all(this.#owners.map((host) => site.hostMac(host)));
     assertOneVoice(wire.path, site.address, macs);
+  }
+
+  async #capture(namespace: string, interfaceName: string): Promise<Capture> {
+    const directory = this.#directory;
+    return await Capture.start({
+      ...{ namespace, interfaceName, directory },
+      filter: "tcp or arp or icmp6",
+    });
   }
 
   /** Whether nobody spoke for long: the witness was away, or the fault ended before anybody took over. */
@@ -169,7 +173,9 @@ class StepRun {
         protection !== "hot" && (state === "established" || state === "closing")
       );
       if (bare.length === 0) return true;
-      throw new Error(`${bare.length} of ${connections.length} are not: ${bare[0].reason}`);
+      throw new Error(
+        `${bare.length} of ${connections.length} are not: ${JSON.stringify(bare[0])}`,
+      );
     }, { what: "every connection to be protected", timeoutMs: HOT_TIMEOUT_MS });
     assert.equal(await site.primary(), this.#primary, "primary without a fault");
   }
@@ -225,9 +231,7 @@ class StepRun {
         await site.signalServer(host, "SIGKILL");
         return;
       case "server SIGSEGV":
-        // A Rust program takes the first one for a guess at its stack's end, and dies of the next.
-        await site.signalServer(host, "SIGSEGV");
-        await site.signalServer(host, "SIGSEGV");
+        await segfault((await site.service(host)).app.pid!);
         return;
       case "daemon SIGKILL":
         await site.killDaemon(host);
@@ -325,4 +329,21 @@ class StepRun {
     const { judgements } = await this.#site.service(host);
     return judgements.filter(({ at }) => Date.parse(at) >= this.#faultMs);
   }
+}
+
+/**
+ * Ends a process by SIGSEGV. A Rust program takes the first one for a guess at its stack's end and goes on,
+ * with the signal's default action restored; a second one that comes too soon is one with the first.
+ */
+async function segfault(pid: number): Promise<void> {
+  for (let tries = 0; tries < SEGFAULT_TRIES_MAX; tries++) {
+    try {
+      Deno.kill(pid, "SIGSEGV");
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return;
+      throw error;
+    }
+    await sleep(2);
+  }
+  throw new Error(`Cannot end process ${pid}: it lives after ${SEGFAULT_TRIES_MAX} SIGSEGV`);
 }

@@ -283,6 +283,30 @@ for (const [what, late] of Object.entries(LATE)) {
   });
 }
 
+Deno.test("ack: a connection is over when our own ACK of the client's FIN is its last segment", () => {
+  const primary = new Primary(1, { commit: "ack" });
+  const { driver } = primary;
+  const fin = TcpFlag.fin | TcpFlag.ack;
+  const [end, finished] = [(ISS + 1) >>> 0, (IRS + 2) >>> 0];
+  const edge = (IRS + (1 << 29)) >>> 0;
+  driver.pass({ bodies: [encodeReport(0, IRS + 1, edge, { accepted: true })] });
+  driver.pass({ net: [primary.heard(0, { flags: fin })] });
+  driver.pass({ app: [primary.answer(0, { flags: fin, ack: finished })] });
+  const agreed = { accepted: true, output: end, fin: true };
+  const [told] = on("net", driver.pass({ bodies: [encodeReport(0, IRS + 1, edge, agreed)] }));
+  const { flags, ack } = parsePacket(told);
+  deepStrictEqual(
+    [flags & TcpFlag.fin, ack],
+    [TcpFlag.fin, IRS + 1],
+    "its FIN is not committed yet",
+  );
+  driver.pass({ net: [primary.heard(0, { seq: finished, ack: (end + 1) >>> 0 })] });
+  strictEqual(driver.field(0, "phase"), Phase.closing);
+  const last = on("net", driver.pass({ bodies: [encodeReport(0, finished, edge, agreed)] }));
+  deepStrictEqual(last.map(parsePacket).map(({ ack }) => ack), [finished]);
+  strictEqual(driver.field(0, "phase"), Phase.closed);
+});
+
 /** True when all octets are `octet`, as far as every 61st tells. */
 function isFilled(octets: Uint8Array, octet: number): boolean {
   for (let at = 0; at < octets.length; at += 61) if (octets[at] !== octet) return false;
