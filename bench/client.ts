@@ -9,6 +9,8 @@
  *   download OCTETS   from the source                         -> Transfer
  *   upload OCTETS     to the sink; the end is its answer      -> Transfer
  *   pingpong COUNT    PING_OCTETS to the echo server and back, one at a time   -> PingPong
+ *   connects COUNT    opens so many connections to the echo server, one at a time; each carries an octet
+ *                     there and back                            -> Connects
  *   hold COUNT        opens so many connections and proves each with an octet; after a line on standard
  *                     input proves each again                                  -> Held
  *
@@ -60,6 +62,14 @@ export interface PingPong {
   p50Us: number;
   /** Round trip that 1 % exceed. */
   p99Us: number;
+}
+
+/** What opening connections saw. */
+export interface Connects {
+  /** Connections opened, used and closed. */
+  count: number;
+  /** For all of them. */
+  seconds: number;
 }
 
 /** What holding connections saw. */
@@ -129,6 +139,20 @@ function pingpong(count: number, address: string): PingPong {
   return { p50Us: percentile(timesUs, 50), p99Us: percentile(timesUs, 99) };
 }
 
+function connects(count: number, address: string): Connects {
+  const memory = new Memory(1);
+  const startMs = performance.now();
+  for (let number = 0; number < count; number++) {
+    const fd = dial(address, PORTS.echo);
+    sendAll(fd, memory.address, 1);
+    if (receiveExactly(fd, memory, 1) !== 1) {
+      throw new Error(`Connection ${number} has ended early`);
+    }
+    closeAll(fd);
+  }
+  return { count, seconds: (performance.now() - startMs) / 1000 };
+}
+
 async function hold(count: number, address: string): Promise<Held> {
   const connections: Deno.TcpConn[] = [];
   await inGroups(count, async () => {
@@ -180,7 +204,7 @@ async function inGroups(count: number, act: (index: number) => Promise<void>): P
   await Promise.all(Array.from({ length: TOGETHER }, lane));
 }
 
-const MEASUREMENTS = { download, upload, pingpong, hold };
+const MEASUREMENTS = { download, upload, pingpong, connects, hold };
 /** What the client can measure. */
 export type Measurement = keyof typeof MEASUREMENTS;
 

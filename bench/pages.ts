@@ -33,7 +33,10 @@ const SECTION_TITLES: Record<string, string> = {
   "10ms": "False alarms in slices of a minute, heartbeat 10 ms, 3 may be missed",
   "3ms": "The same, heartbeat 3 ms",
   bulk: "Throughput of one connection",
+  cpu: "CPU for a GB",
   pingpong: "Round trip of 64 octets",
+  connects: "Connections one after the other",
+  requests: "Requests to nginx, 50 connections",
   checksum: "RFC 1071 sum",
   digest: "Digest of an output stream",
   translate: "One segment through the core",
@@ -189,6 +192,7 @@ function pathPlots(run: RunDocument): Plot[] {
   const titles: Record<string, [title: string, summary: string]> = {
     bulk: ["Throughput of one connection", "MB/s"],
     pingpong: ["Round trip of 64 octets", "microseconds"],
+    requests: ["Requests to nginx, 50 connections", "1/s"],
   };
   return Object.entries(titles).flatMap(([section, [title, summary]]) => {
     const series = Object.entries(run.sections[section] ?? {});

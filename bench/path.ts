@@ -9,26 +9,31 @@
  * own that exists only while it is measured. A series that could not be measured is listed with its reason.
  *
  *   bulk       octets of one connection per second, download and upload
+ *   cpu        CPU of the whole machine for a GB of those, and of each daemon
  *   pingpong   64 octets there and back, blocking calls, TCP_NODELAY
+ *   connects   connections per second, one after the other; each carries an octet there and back
+ *   requests   wrk with 50 connections and one thread asks nginx for 1 KiB, kept-alive connections
  *
  * Heartbeat is 10 ms, and DETECT_CALM of them may be missed, so that a busy machine starts no takeover in
  * the middle of a figure. Takeovers are measured in takeover.ts.
  */
 
-import type { PingPong, Transfer } from "./client.ts";
+import type { Connects, PingPong, Transfer } from "./client.ts";
 import { readOptions } from "./options.ts";
 import { hasProgram, Report } from "./report.ts";
 import { type PathName, PATHS, Site } from "./site.ts";
 
 const GIB = 2 ** 30;
-/** What Holdfast without a standby may add to a round trip, microseconds. */
-const ADDED_US_MOST = 40;
 const DETECT_CALM = 50;
+/** Clock ticks of a second in /proc/stat; proc_stat(5). */
+const TICKS = 100;
 
 const USAGE = `Usage: bench path [OPTION ...]
   --rounds N        rounds of all paths (5; --quick 1)
   --octets N        octets of a transfer (2 GiB; --quick 512 MiB)
   --pings N         ping-pongs of a round (20000; --quick 5000)
+  --connects N      connections of a round (2000; --quick 500)
+  --seconds N       requests of a round (4; --quick 1)
   --quick           a smaller run
   --add             keep the figures of an earlier run in FILE, and add these
   --against FILE    compare with the JSON of an earlier run
@@ -38,7 +43,13 @@ interface Options {
   rounds: number;
   octets: number;
   pings: number;
+  connects: number;
+  seconds: number;
 }
+
+/** Programs that stand in a path or measure it; who lacks them is told. */
+const PROGRAMS: Partial<Record<PathName, string>> = { haproxy: "haproxy", socat: "socat" };
+const SECTIONS = ["bulk", "cpu", "pingpong", "connects", "requests"] as const;
 
 /**
  * Runs the measurements.
@@ -54,6 +65,8 @@ export async function benchPath(args: string[]): Promise<number> {
       rounds: { usual: 5, quick: 1 },
       octets: { usual: 2 * GIB, quick: GIB / 2 },
       pings: { usual: 20_000, quick: 5000 },
+      connects: { usual: 2000, quick: 500 },
+      seconds: { usual: 4, quick: 1 },
     },
     words: [],
   });
@@ -62,43 +75,60 @@ export async function benchPath(args: string[]): Promise<number> {
   const report = new Report("path", options);
   if (read.add) await report.load(read.out);
   await report.printHeader();
-  report.expect(options.rounds * PATHS.length);
-  await measureBulk(report, options);
+  await measureAll(report, options);
+  for (const section of SECTIONS) report.print(section);
   compareWithTargets(report);
   if (read.against !== null) await report.printAgainst(read.against);
   await report.write(read.out);
   return report.hasFailures ? 1 : 0;
 }
 
-/** Throughput and round trips of all paths, which take turns. */
-async function measureBulk(report: Report, options: Options): Promise<void> {
-  const paths = PATHS.filter((path) => path !== "haproxy" || hasProgram("haproxy"));
-  if (paths.length < PATHS.length) report.skip("haproxy", "haproxy is not installed");
-  for (let round = 0; round < options.rounds; round++) {
+/** All paths, which take turns. */
+async function measureAll(report: Report, options: Options): Promise<void> {
+  const paths = PATHS.filter((path) => {
+    const program = PROGRAMS[path];
+    if (program === undefined || hasProgram(program)) return true;
+    report.skip(path, `${program} is not installed`);
+    return false;
+  });
+  const hasHttp = ["wrk", "nginx"].filter((program) => {
+    if (hasProgram(program)) return true;
+    report.skip("requests", `${program} is not installed`);
+    return false;
+  }).length === 2;
+  report.expect(options.rounds * paths.length * (hasHttp ? 2 : 1));
+  for (let round = 1; round <= options.rounds; round++) {
     for (const path of paths) {
-      await report.attempt(`${path}, round ${round + 1}`, () => measurePath(report, path, options));
+      await report.attempt(`${path}, round ${round}`, () => measurePath(report, path, options));
+      if (!hasHttp) continue;
+      const what = `${path}, requests, round ${round}`;
+      await report.attempt(what, () => measureRequests(report, path, options));
     }
   }
-  report.print("bulk");
-  report.print("pingpong");
 }
 
 /** Medians of the paths beside each other. */
 function compareWithTargets(report: Report): void {
   const rate = (series: string) => report.median("bulk", series);
+  const asked = (path: PathName) => report.median("requests", path);
   const roundTrip = (path: PathName) => report.median("pingpong", `p50 ${path}`);
   const ratios: [name: string, value: number, atLeast: number][] = [
-    ["download, alone / plain", rate("download alone") / rate("download plain"), 0.75],
-    ["download, hot / haproxy", rate("download hot") / rate("download haproxy"), 1],
+    ["download, alone / plain", rate("download alone") / rate("download plain"), 0.85],
+    ["download, hot / haproxy", rate("download hot") / rate("download haproxy"), 1.2],
     ["upload, hot / plain", rate("upload hot") / rate("upload plain"), 0.4],
+    ["upload, hot / haproxy", rate("upload hot") / rate("upload haproxy"), 1],
+    ["requests, hot / plain", asked("hot") / asked("plain"), 0.5],
+    ["requests, hot / haproxy", asked("hot") / asked("haproxy"), 1],
   ];
   for (const [name, value, atLeast] of ratios) {
     if (Number.isFinite(value)) report.targetValue(name, { unit: "x", value }, { atLeast });
   }
-  const addedUs = roundTrip("alone") - roundTrip("plain");
-  if (Number.isFinite(addedUs)) {
-    const measured = { unit: "us", value: addedUs };
-    report.targetValue("round trip, alone - plain", measured, { atMost: ADDED_US_MOST });
+  const added: [name: string, value: number, atMost: number][] = [
+    ["round trip, alone - plain", roundTrip("alone") - roundTrip("plain"), 25],
+    ["round trip, hot - plain", roundTrip("hot") - roundTrip("plain"), 120],
+  ];
+  for (const [name, value, atMost] of added) {
+    if (Number.isFinite(value)) report.targetValue(name, { unit: "us", value }, { atMost });
   }
   report.printTargets();
 }
@@ -107,12 +137,20 @@ async function measurePath(report: Report, path: PathName, options: Options): Pr
   const site = await Site.create(path, { detect: DETECT_CALM });
   try {
     for (const way of ["download", "upload"] as const) {
+      const before = await cpuSeconds(site, path);
       const { octets, seconds } = await site.measure<Transfer>(way, options.octets).result;
+      const after = await cpuSeconds(site, path);
       report.add("bulk", { series: `${way} ${path}`, unit: "MB/s", value: octets / seconds / 1e6 });
+      for (const [who, used] of Object.entries(after)) {
+        const value = (used - before[who]) / (octets / 1e9);
+        report.add("cpu", { series: `${way} ${path}: ${who}`, unit: "s/GB", value });
+      }
     }
     const { p50Us, p99Us } = await site.measure<PingPong>("pingpong", options.pings).result;
     report.add("pingpong", { series: `p50 ${path}`, unit: "us", value: p50Us });
     report.add("pingpong", { series: `p99 ${path}`, unit: "us", value: p99Us });
+    const { count, seconds } = await site.measure<Connects>("connects", options.connects).result;
+    report.add("connects", { series: path, unit: "1/s", value: count / seconds });
     if (path !== "hot") return;
     const { peers } = await site.status(await site.primary());
     const rttUs = peers[0].links[0].rttUs;
@@ -125,6 +163,29 @@ async function measurePath(report: Report, path: PathName, options: Options): Pr
   } finally {
     await site.destroy();
   }
+}
+
+async function measureRequests(report: Report, path: PathName, options: Options): Promise<void> {
+  const site = await Site.create(path, { detect: DETECT_CALM, server: "nginx" });
+  try {
+    const value = await site.requests(options.seconds);
+    report.add("requests", { series: path, unit: "1/s", value });
+  } finally {
+    await site.destroy();
+  }
+}
+
+/** CPU used so far, seconds: of the machine, and of what Holdfast runs. */
+async function cpuSeconds(site: Site, path: PathName): Promise<Record<string, number>> {
+  const [user, nice, system, , , irq, softirq] = (await Deno.readTextFile("/proc/stat"))
+    .split("\n")[0].trim().split(/\s+/).slice(1).map(Number);
+  const used: Record<string, number> = { all: (user + nice + system + irq + softirq) / TICKS };
+  if (path === "alone") used.daemon = await site.cpuSeconds("a");
+  if (path !== "hot" && path !== "hot ack") return used;
+  const primary = await site.primary();
+  used["primary's daemon"] = await site.cpuSeconds(primary);
+  used["standby's daemon"] = await site.cpuSeconds(site.other(primary));
+  return used;
 }
 
 if (import.meta.main) Deno.exit(await benchPath(Deno.args));

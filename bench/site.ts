@@ -8,9 +8,12 @@
  *
  *   plain     host a routes V over a veth pair: what the kernel alone does; nothing of Holdfast runs
  *   haproxy   the same, and HAProxy on host a in TCP mode between the client and V
+ *   socat     the same, and socat in its place
  *   alone     Holdfast on host a, without a peer
  *   hot       Holdfast on both hosts, hot standby, commit = "strict"
+ *   hot ack   the same with commit = "ack"
  *
+ * The server is server.ts, or nginx with one small file for requests per second.
  * Namespaces, links, MTU, offloads, server and client are the same for all. A site is made for one round
  * and removed after it, so nothing of another path runs meanwhile; the topology removes itself however
  * this process ends.
@@ -22,10 +25,11 @@ import type { DaemonProcess } from "../runtime/lab/daemon_process.ts";
 import { Topology } from "../runtime/lab/topology.ts";
 import type { NodeStatus, ServiceStatus, SwitchResult } from "../runtime/status.ts";
 import { type Measurement, STARTED } from "./client.ts";
+import { nginx } from "../test/net/nginx.ts";
 import { PORTS } from "./wire.ts";
 
 /** The paths that are compared. */
-export const PATHS = ["plain", "haproxy", "alone", "hot"] as const;
+export const PATHS = ["plain", "haproxy", "socat", "alone", "hot", "hot ack"] as const;
 /** One of them. */
 export type PathName = typeof PATHS[number];
 
@@ -36,6 +40,13 @@ const CLIENT_TIMEOUT_MS = 180_000;
 const POLL_MS = 20;
 /** `/proc/net/tcp` shows a listening socket's state as 0A; proc_net(5). */
 const LISTENING = / 0A /g;
+/** What nginx serves: so many octets, at this port. */
+const FILE_OCTETS = 1024;
+const HTTP_PORT = 80;
+/** How wrk asks: threads, connections. */
+const WRK = ["-t1", "-c50"];
+/** Clock ticks of a second in /proc; proc_pid_stat(5), sysconf(_SC_CLK_TCK). */
+const TICKS = 100;
 /** Ends of the cable between host a and the service namespace, where the kernel routes. */
 const [HOST_END, SERVICE_END] = ["10.79.0.1", "10.79.0.2"];
 
@@ -55,6 +66,8 @@ export interface SiteOptions {
   detect: number;
   /** Time from one to the next, milliseconds; 10 if not given. */
   heartbeatMs?: number;
+  /** What serves: the benchmark's own server if not given. */
+  server?: "nginx";
   /** Whether a witness on a machine of its own decides who may go on alone. */
   witness?: boolean;
 }
@@ -62,13 +75,15 @@ export interface SiteOptions {
 /** A topology with one path. */
 export class Site {
   readonly #topology: Topology;
+  readonly #path: PathName;
   readonly #options: SiteOptions;
   readonly #daemons = new Map<string, DaemonProcess>();
   /** What the client dials. */
   #dialed: string;
 
-  private constructor(topology: Topology, options: SiteOptions) {
+  private constructor(topology: Topology, path: PathName, options: SiteOptions) {
     this.#topology = topology;
+    this.#path = path;
     this.#options = options;
     this.#dialed = topology.serviceAddress;
   }
@@ -79,13 +94,15 @@ export class Site {
    * @throws {Error} When they do not become ready; nothing stays behind.
    */
   static async create(path: PathName, options: SiteOptions): Promise<Site> {
-    const site = new Site(await Topology.create({ witness: options.witness }), options);
+    const site = new Site(await Topology.create({ witness: options.witness }), path, options);
     try {
       if (options.witness) await site.#topology.startWitness();
-      if (path === "plain" || path === "haproxy") await site.#route();
-      if (path === "haproxy") await site.#startProxy();
+      if (options.server === "nginx") await site.#writeFile();
+      if (path === "plain" || path === "haproxy" || path === "socat") await site.#route();
+      if (path === "haproxy") await site.#startHaproxy();
+      if (path === "socat") await site.#startSocat();
       if (path === "alone") await site.#startDaemon("a", []);
-      if (path === "hot") {
+      if (path === "hot" || path === "hot ack") {
         await Promise.all([site.#startDaemon("a", ["b"]), site.#startDaemon("b", ["a"])]);
         await site.waitProtected();
       }
@@ -139,6 +156,29 @@ export class Site {
   keepBusy(programs: number): void {
     const command = ["setsid", "sh", "-c", "while :; do :; done"];
     for (let i = 0; i < programs; i++) this.#topology.client.spawn(command, { stdout: "null" });
+  }
+
+  /**
+   * Has wrk ask nginx for its file.
+   *
+   * @returns Answers per second.
+   * @throws {Error} When wrk fails, or an answer was not what was asked for.
+   */
+  async requests(seconds: number): Promise<number> {
+    const url = `http://${this.#dialed}/file`;
+    const command = ["wrk", ...WRK, `-d${seconds}s`, url];
+    const { code, stdout, stderr } = await this.#topology.client.exec(command);
+    const rate = /^Requests\/sec:\s+([0-9.]+)$/m.exec(stdout);
+    const isWrong = /Non-2xx|Socket errors/.test(stdout);
+    if (code === 0 && rate !== null && !isWrong) return Number(rate[1]);
+    throw new Error(`wrk ended with ${code}: ${`${stdout}${stderr}`.slice(-500)}`);
+  }
+
+  /** Seconds of CPU that a host's daemon has used so far. */
+  async cpuSeconds(host: string): Promise<number> {
+    const stat = await Deno.readTextFile(`/proc/${this.#daemon(host).pid}/stat`);
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return (Number(fields[11]) + Number(fields[12])) / TICKS;
   }
 
   /** The host that is primary in the highest epoch. */
@@ -232,14 +272,13 @@ export class Site {
   }
 
   async #startDaemon(host: string, peers: string[]): Promise<void> {
-    const { serviceAddress } = this.#topology;
     const configPath = await this.#topology.writeConfig(host, {
       peers,
       cluster: { heartbeat: `${this.#options.heartbeatMs ?? 10}ms`, detect: this.#options.detect },
       service: {
-        ports: Object.values(PORTS),
-        commit: "strict",
-        run: [...script("./server.ts"), serviceAddress],
+        ports: this.#ports(),
+        commit: this.#path === "hot ack" ? "ack" : "strict",
+        run: await this.#server(host),
       },
     });
     this.#daemons.set(host, await this.#topology.startDaemon(host, configPath));
@@ -263,19 +302,52 @@ export class Site {
     await this.#ip(netns, `route add ${serviceAddress}/32 via ${SERVICE_END}`);
     await this.#ip(netns, `neighbor add proxy ${serviceAddress} dev eth0`);
     this.#topology.hosts.a.spawn(
-      ["ip", "netns", "exec", app, ...script("./server.ts"), serviceAddress],
+      ["ip", "netns", "exec", app, ...await this.#server("a")],
       { stdout: "null", stderr: "inherit" },
     );
     await this.#waitListening("a");
   }
 
+  /** The command that starts a host's server. */
+  async #server(host: string): Promise<string[]> {
+    const { directory, serviceAddress } = this.#topology;
+    if (this.#options.server === "nginx") return await nginx(host, directory);
+    return [...script("./server.ts"), serviceAddress];
+  }
+
+  /** Ports that the server listens at. */
+  #ports(): number[] {
+    return this.#options.server === "nginx" ? [HTTP_PORT] : Object.values(PORTS);
+  }
+
+  async #writeFile(): Promise<void> {
+    const directory = `${this.#topology.directory}/files`;
+    await Deno.mkdir(directory);
+    await Deno.writeFile(`${directory}/file`, new Uint8Array(FILE_OCTETS).fill(0x2e));
+  }
+
   /** Has HAProxy at host a's own address pass connections on to the service address. */
-  async #startProxy(): Promise<void> {
+  async #startHaproxy(): Promise<void> {
     const { directory, serviceAddress, hosts: { a } } = this.#topology;
     const path = `${directory}/haproxy.cfg`;
-    await Deno.writeTextFile(path, proxyConfig(a.address, serviceAddress));
+    await Deno.writeTextFile(path, proxyConfig(a.address, serviceAddress, this.#ports()));
     a.spawn(["haproxy", "-db", "-f", path], { stdout: "null", stderr: "null" });
     await this.#waitListeners(a.netns, "HAProxy");
+    this.#dialed = a.address;
+  }
+
+  /** Has socat do the same, with a process for each connection and large buffers. */
+  async #startSocat(): Promise<void> {
+    const { serviceAddress, hosts: { a } } = this.#topology;
+    for (const port of this.#ports()) {
+      a.spawn([
+        "socat",
+        "-b262144",
+        `TCP4-LISTEN:${port},bind=${a.address},fork,reuseaddr,nodelay,backlog=128`,
+        `TCP4:${serviceAddress}:${port},nodelay`,
+      ], { stdout: "null", stderr: "null" });
+    }
+    await this.#waitListeners(a.netns, "socat");
     this.#dialed = a.address;
   }
 
@@ -290,7 +362,7 @@ export class Site {
         ["ip", "netns", "exec", netns, "cat", "/proc/net/tcp"],
       );
       const listeners = stdout.match(LISTENING)?.length ?? 0;
-      if (listeners >= Object.keys(PORTS).length) return;
+      if (listeners >= this.#ports().length) return;
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
     throw new Error(`Waited for ${what} to listen: not within ${READY_TIMEOUT_MS} ms`);
@@ -304,8 +376,7 @@ export class Site {
 }
 
 /** HAProxy as a TCP proxy, with kernel splicing and large pipes. */
-function proxyConfig(address: string, server: string): string {
-  const ports = Object.values(PORTS);
+function proxyConfig(address: string, server: string, ports: readonly number[]): string {
   return `global
   nbthread 1
   maxconn 1000
