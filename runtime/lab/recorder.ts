@@ -46,12 +46,21 @@ export function wallClockMs(): number {
 
 /** Records one stream. */
 export class Recorder {
-  readonly #startMs = wallClockMs();
+  readonly #clock: () => number;
+  readonly #startMs: number;
   readonly #bins: number[] = [];
-  #lastMs = this.#startMs;
+  #lastMs: number;
   #octets = 0;
   /** Longest first. */
-  readonly #gaps: Gap[] = [{ ms: 0, atMs: this.#startMs, offset: 0 }];
+  readonly #gaps: Gap[];
+
+  /** Starts now; `clock` gives milliseconds of the wall clock. */
+  constructor(clock: () => number = wallClockMs) {
+    this.#clock = clock;
+    this.#startMs = clock();
+    this.#lastMs = this.#startMs;
+    this.#gaps = [{ ms: 0, atMs: this.#startMs, offset: 0 }];
+  }
 
   /** Octets so far. */
   get octets(): number {
@@ -65,7 +74,7 @@ export class Recorder {
 
   /** Notes an arrival; one of 0 octets is the end of the stream. */
   note(octets: number): void {
-    const nowMs = wallClockMs();
+    const nowMs = this.#clock();
     this.#noteGap({ ms: nowMs - this.#lastMs, atMs: this.#lastMs, offset: this.#octets });
     const bin = Math.min(BINS_MAX - 1, Math.floor((nowMs - this.#startMs) / BIN_MS));
     while (this.#bins.length <= bin) this.#bins.push(0);
