@@ -435,6 +435,7 @@ export function populate(count: number): Population {
       address: SERVICE_V4,
       ports: [PORT],
       commit: "strict",
+      divergence: "reset",
       logLimit: LOG_LIMIT,
       refuseUnprotectable: false,
     });

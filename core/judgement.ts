@@ -22,6 +22,10 @@ export const enum Finding {
   TheirsEnded,
   /** Our kernel refused a connection that the other replica's server accepts. */
   OursRefuses,
+  /** The standby found that its server's output is not ours: ours up to where, theirs the same up to. */
+  Diverged,
+  /** The same found after a takeover, ours being the new primary's: the client was reset. */
+  DivergedReset,
 }
 
 /** Findings the ring holds. */

@@ -12,6 +12,7 @@
  *   message body    BODY_SIZE                           records wait for the next message
  *   inbox           INBOX_SIZE                          the caller stops receiving
  *   records         capacity * sizeof(Connection)       new connections pass unprotected
+ *   comparisons     capacity * COMPARISON_SIZE          as many as records
  *   range nodes     RANGE_NODES                         the connection becomes unprotected
  *   blocks          all that is left                    the connection becomes unprotected
  */
@@ -80,5 +81,10 @@ export const UNKNOWN_OUTPUT_ECHO_MS: u32 = 60000;
 export const UNKNOWN_OUTPUT_MS: u32 = 5000;
 /** How far the old primary may have moved the right edge without our knowledge, in octets. */
 export const UNKNOWN_EDGE: u32 = 1 << 20;
+/**
+ * After a takeover a server that has yet to write what the old primary has told of gets so long, in
+ * milliseconds; then its clients are reset.
+ */
+export const PROVE_MS: u32 = 10000;
 /** How long one server's FIN or RST waits for the other's, unless the caller says otherwise. */
 export const FIN_WAIT_MS: u32 = 2000;

@@ -34,7 +34,8 @@ import {
 import { count, Counter, countersAt, isCommitted, Role, servePort as serve, state } from "./state";
 import { after, before } from "./wire/bytes";
 import { sum as wireSum } from "./wire/checksum";
-import { at, Connection, Flag, has, Leg, Phase, RECORD_SIZE } from "./flow/connection";
+import { at, Connection, Flag, has, isTold, Leg, Phase, RECORD_SIZE } from "./flow/connection";
+import { COMPARISON_SIZE } from "./flow/comparison";
 import { find as findFlow } from "./flow/table";
 import { rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
 import { format } from "./stream/chain";
@@ -42,6 +43,7 @@ import { Digest, digestValue, extendDigest, formatDigests, startDigest } from ".
 import { formatRanges, rangesSize } from "./stream/ranges";
 import { CloseHow, flushDirty, writeClose } from "./records";
 import { beginOutput, holdFree as freeHold, releaseHeld, resetServer } from "./segment/output";
+import { repeatReset } from "./segment/comparing";
 import { onFeederTimeout, pump } from "./segment/feeder";
 import { fromClient } from "./segment/client";
 import { fromServer } from "./segment/server";
@@ -106,6 +108,7 @@ export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
   s.inbox = carve(INBOX_SIZE);
   s.flows = carve(<usize> flows << 3);
   s.records = carve(<usize> capacity * RECORD_SIZE);
+  s.comparisons = carve(<usize> capacity * COMPARISON_SIZE);
   s.ranges = carve(rangesSize());
   s.reassembly = carve(reassemblySize());
   if (next + 16 * (BLOCK + 4) > end) return 0;
@@ -147,6 +150,11 @@ export function configure(
 /** How long one server's FIN or RST waits for the other's, in milliseconds. */
 export function setJudgement(finWaitMs: u32): void {
   state().finWaitMs = finWaitMs;
+}
+
+/** What becomes of connections whose servers wrote different octets: `Divergence` in state.ts. */
+export function setDivergence(policy: u32): void {
+  state().divergence = policy;
 }
 
 /** Adds a port that is served. */
@@ -224,6 +232,7 @@ function tick(): void {
     if (before(s.now, c.timerAt)) continue;
     stopTimer(c);
     if (c.phase == Phase.Closed) {
+      if (s.role == Role.Primary && repeatReset(c)) continue;
       if (
         (s.role == Role.Standby || has(c, Flag.Fed)) && c.leg >= Leg.SynAck && c.leg != Leg.Dead
       ) {
@@ -232,11 +241,11 @@ function tick(): void {
           after(c.legUna, c.srvFin);
         if (!finished) resetServer(c);
       }
-      if (s.role == Role.Primary && has(c, Flag.Hot)) writeClose(c, CloseHow.Normal, 0);
+      if (s.role == Role.Primary && isTold(c)) writeClose(c, CloseHow.Normal, 0);
       release(c);
     } else if (has(c, Flag.Fed) && c.leg != Leg.SynAck) onFeederTimeout(c);
     else if (c.phase == Phase.Syn || c.phase == Phase.Half) {
-      if (has(c, Flag.Hot)) writeClose(c, CloseHow.Dropped, 0);
+      if (isTold(c)) writeClose(c, CloseHow.Dropped, 0);
       release(c);
     }
   }

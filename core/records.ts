@@ -15,13 +15,15 @@
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
  *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there, 4: it is
- *     gone
+ *     gone; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts)
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST, else 0
  *   REPORT    standby to primary   committed input and what may still come
  *     +8  rcvNxt | 12 right edge | 16 next octet its server will write; flags 1: it has said FIN there,
  *     2: only an answer to an OPEN that asks: its server accepts, 4: it has accepted the connection
+ *     +20 up to where its output is the primary's
  *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
+ *     +8  outputs differ before this octet | 12 and are the same up to this one; 0 for other reasons
  *   RAW       old primary to new   a client's packet that still arrived here
  *     +8  length | 12 packet with its virtio_net_hdr
  *
@@ -30,10 +32,13 @@
  */
 import { BODY_SIZE, PROGRESS_PER_MESSAGE } from "./limits";
 import { count, Counter, noteInput, Role, state } from "./state";
-import { at, Connection, Flag, has, indexOf, isAccepted, Phase } from "./flow/connection";
+import { at, Connection, Flag, has, indexOf, isAccepted, Phase, Reason } from "./flow/connection";
+import { comparisonOf } from "./flow/comparison";
 import { inputLog, takeDirty } from "./flow/lifecycle";
 import { read } from "./stream/chain";
 import { node } from "./stream/ranges";
+import { digestValue } from "./stream/digest";
+import { canTell } from "./segment/comparing";
 import { isGone, outputEnd } from "./segment/ending";
 
 export const enum RecordType {
@@ -58,10 +63,10 @@ export const enum CloseHow {
 
 export const OPEN_SIZE: u32 = 64;
 export const DATA_HEAD: u32 = 16;
-export const PROGRESS_SIZE: u32 = 44;
+export const PROGRESS_SIZE: u32 = 52;
 export const CLOSE_SIZE: u32 = 12;
-export const REPORT_SIZE: u32 = 20;
-export const FAIL_SIZE: u32 = 8;
+export const REPORT_SIZE: u32 = 24;
+export const FAIL_SIZE: u32 = 16;
 export const RAW_HEAD: u32 = 12;
 
 /** Reserves `size` octets of the body and writes the head; 0 when the body is full. */
@@ -150,6 +155,15 @@ export function writeFail(index: u32, generation: u32, reason: u32): void {
   if (!to) return;
   store<u16>(to, <u16> generation, 2);
   store<u32>(to, index, 4);
+  store<u64>(to, 0, 8);
+}
+
+/** The same for outputs that differ before `seq`. */
+export function writeDiverged(c: Connection, seq: u32): void {
+  const to = begin(c, RecordType.Fail, Reason.Diverged, FAIL_SIZE);
+  if (!to) return;
+  store<u32>(to, seq, 8);
+  store<u32>(to, comparisonOf(c).sameAt, 12);
 }
 
 /** Tells the primary that our server accepts what its own kernel refused. */
@@ -175,8 +189,10 @@ export function flushDirty(): void {
     if (c.phase == Phase.Free) continue;
     if (s.role == Role.Primary) {
       if (!has(c, Flag.Hot)) continue;
+      const end = outputEnd(c);
+      const tells = canTell(c, end);
       const flags = (c.phase >= Phase.Open ? 1 : 0) | (has(c, Flag.ServerFin) ? 2 : 0) |
-        (isGone(c) ? 4 : 0);
+        (isGone(c) ? 4 : 0) | (tells ? 8 : 0);
       const to = begin(c, RecordType.Progress, flags, PROGRESS_SIZE);
       store<u32>(to, c.cliAck, 8);
       store<u32>(to, c.cliWnd, 12);
@@ -186,7 +202,8 @@ export function flushDirty(): void {
       store<u32>(to, c.edgeShown, 28);
       store<u32>(to, c.sndShown, 32);
       store<u32>(to, s.now, 36);
-      store<u32>(to, outputEnd(c), 40);
+      store<u32>(to, end, 40);
+      store<u64>(to, tells ? digestValue(comparisonOf(c)) : 0, 44);
     } else if (s.role == Role.Standby) {
       c.edgeReported = c.legAck + s.logLimit;
       const flags = (has(c, Flag.ServerFin) ? 1 : 0) | (isAccepted(c) ? 4 : 0);
@@ -194,6 +211,7 @@ export function flushDirty(): void {
       store<u32>(to, c.rcvNxt, 8);
       store<u32>(to, c.edgeReported, 12);
       store<u32>(to, outputEnd(c), 16);
+      store<u32>(to, comparisonOf(c).sameAt, 20);
     }
   }
 }

@@ -28,6 +28,13 @@ export const enum Commit {
   Ack = 1,
 }
 
+/** What becomes of connections whose servers wrote different octets (P5). */
+export const enum Divergence {
+  Ignore = 0,
+  Reset,
+  Unprotect,
+}
+
 /** What happened how often; read by name through `counterName()`'s order in the runtime. */
 export const enum Counter {
   Malformed = 0,
@@ -62,6 +69,9 @@ export const enum Counter {
   Swallowed,
   Strangers,
   EndsHeld,
+  Diverged,
+  Untold,
+  OutOfOrder,
   Count,
 }
 
@@ -95,6 +105,8 @@ export class State {
   openSeq: u32 = 0;
   /** The last message the standby has applied. */
   committedSeq: u32 = 0;
+  /** `Divergence`. */
+  divergence: u32 = 0;
   /** How long one server's end waits for the other's, in milliseconds. */
   finWaitMs: u32 = 0;
   /** Milliseconds of the caller's monotonic clock, mod 2^32. */
@@ -113,6 +125,7 @@ export class State {
   flows: usize = 0;
   flowMask: u32 = 0;
   records: usize = 0;
+  comparisons: usize = 0;
   ranges: usize = 0;
   links: usize = 0;
   blocks: usize = 0;

@@ -36,6 +36,8 @@ export interface CoreExports {
   ): void;
   /** How long one server's FIN or RST waits for the other's, in milliseconds. */
   setJudgement(finWaitMs: number): void;
+  /** What becomes of connections whose servers wrote different octets, `Divergence` in core/state.ts. */
+  setDivergence(policy: number): void;
   /** Adds a port that is served. */
   servePort(port: number): void;
   /** Largest MSS that every replica can carry; 0 for no clamp. */
@@ -197,6 +199,9 @@ export const COUNTER_NAMES = [
   "swallowed",
   "strangers",
   "endsHeld",
+  "diverged",
+  "untold",
+  "outOfOrder",
 ] as const;
 
 /** What people are told for each `Reason` of core/flow/connection.ts, in its order. */
@@ -217,6 +222,7 @@ export const REASONS = [
   "the standby is silent",
   "the standby's server ended it alone",
   "the primary's server ended it alone, and nobody could take it over",
+  "the two servers answered differently",
 ] as const;
 
 /** Record fields in the order of `fieldOffset()` in core/mod.ts. */
@@ -269,6 +275,8 @@ export interface CoreOptions {
   ports: readonly number[];
   /** When client-bound segments may leave. */
   commit: "strict" | "ack";
+  /** What becomes of connections whose servers wrote different octets (P5). */
+  divergence: "reset" | "unprotect" | "ignore";
   /** Octets of input kept for one connection. */
   logLimit: number;
   /** Refuse connections that cannot be protected. */
@@ -340,6 +348,7 @@ export function loadCore(options: CoreOptions): Core {
     options.logLimit,
     options.refuseUnprotectable ? 1 : 0,
   );
+  wasm.setDivergence({ ignore: 0, reset: 1, unprotect: 2 }[options.divergence]);
   for (const port of options.ports) wasm.servePort(port);
   const buffer = wasm.memory.buffer;
   const offsets = Object.fromEntries(

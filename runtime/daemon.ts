@@ -121,6 +121,7 @@ class Daemon implements DaemonApi {
         addressBytes: parseAddress(service.address).bytes,
         ports: service.ports,
         commit: service.commit,
+        divergence: service.divergence,
         logLimit: service.logLimitBytes,
         memoryMiB: Math.ceil(service.memoryBytes / (1 << 20)),
         capacity: service.maxConnections,

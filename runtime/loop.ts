@@ -120,6 +120,8 @@ export interface LoopServiceOptions {
   ports: number[];
   /** When client-bound segments may leave (DESIGN 5.3). */
   commit: "strict" | "ack";
+  /** What becomes of connections whose servers wrote different octets (P5). */
+  divergence: "reset" | "unprotect" | "ignore";
   /** Input log of one connection, octets. */
   logLimit: number;
   /** Memory of its packet core, MiB. */
@@ -472,6 +474,7 @@ class Service {
       address: options.addressBytes,
       ports: options.ports,
       commit: options.commit,
+      divergence: options.divergence,
       logLimit: options.logLimit,
       refuseUnprotectable: options.refuseUnprotectable,
     });

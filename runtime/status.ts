@@ -333,7 +333,11 @@ export function renderSwitch(result: SwitchResult): string {
 /** What there is to say about a service beside its line. */
 function notesOf(service: ServiceStatus): string[] {
   const notes = service.warnings.map((warning) => `${service.name}: warning: ${warning}`);
-  const { app, lastTakeover } = service;
+  const { app, lastTakeover, counters } = service;
+  if (counters.diverged > 0) {
+    const connections = count(counters.diverged, "connection");
+    notes.push(`${service.name}: ${connections} so far whose servers answered differently`);
+  }
   if (app.lastExit !== undefined && app.lastExit !== null) {
     const restarts = count(app.restarts ?? 0, "restart");
     notes.push(`${service.name}: server last ended with ${app.lastExit}, ${restarts}`);

@@ -69,6 +69,8 @@ export const enum Reason {
   StandbySilent,
   StandbyEnded,
   ServerEnded,
+  /** Both servers have the connection, and wrote different octets. */
+  Diverged,
 }
 
 export const enum Flag {
@@ -110,6 +112,14 @@ export const enum Flag {
   Judged = 33554432,
   /** Primary: our kernel refused the SYN. Standby: the record only asks whether ours would too. */
   Asked = 67108864,
+  /** The output is digested, and compared with the other replica's. */
+  Digested = 134217728,
+  /** Its octets are not the other replica's: to be reset when we speak. */
+  Diverged = 268435456,
+  /** Taken over before our server had come as far as the old primary has told. */
+  Unproven = 536870912,
+  /** Taken over, and not sure whether its client has octets that nobody has told us of. */
+  Unheard = 1073741824,
 }
 
 @unmanaged
@@ -234,6 +244,11 @@ export function indexOf(c: Connection): u32 {
 /** True when all of `flag` is set. */
 export function has(c: Connection, flag: u32): bool {
   return (c.flags & flag) == flag;
+}
+
+/** True when the standby has a record of it and is to hear of its end. */
+export function isTold(c: Connection): bool {
+  return has(c, Flag.Hot) || c.reason == Reason.Diverged;
 }
 
 /** True when the local server has accepted the connection and not ended it. */

@@ -119,6 +119,8 @@ export function rebuildFree(): void {
 export function unprotect(c: Connection, reason: Reason): void {
   if (c.reason == Reason.None || c.reason == Reason.Pending) c.reason = reason;
   c.flags &= ~(<u32> Flag.Hot);
+  // Nobody compares any more; what has to be before the client hears it still has to.
+  if (!has(c, Flag.Unproven)) c.flags &= ~(<u32> Flag.Digested);
   if (c.flags & WAITING) markPump(c);
 }
 

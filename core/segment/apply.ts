@@ -8,6 +8,7 @@ import { LINGER_MS, PACKET_MAX } from "../limits";
 import { Commit, count, Counter, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { comparisonOf } from "../flow/comparison";
 import { ackSoon, goAlone, markPump, occupy, release, startTimer } from "../flow/lifecycle";
 import { find } from "../flow/table";
 import { Finding, noteFinding } from "../judgement";
@@ -23,6 +24,7 @@ import {
   REPORT_SIZE,
   writeFail,
 } from "../records";
+import { noteTold, startComparing } from "./comparing";
 import { notePeerOutput, refuse } from "./ending";
 import { absorb } from "./feeder";
 import { fromClient } from "./client";
@@ -95,10 +97,15 @@ function apply(record: usize, left: u32): u32 {
       return REPORT_SIZE;
     }
     case RecordType.Fail: {
+      if (left < FAIL_SIZE) return 0;
       const c = named(record);
       if (s.role == Role.Primary && c !== null && has(c, Flag.Asked)) refuse(c);
       else if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
-        goAlone(c, flags >= 1 && flags <= <u32> Reason.ServerEnded ? flags : Reason.StandbyReset);
+        goAlone(c, flags >= 1 && flags <= <u32> Reason.Diverged ? flags : Reason.StandbyReset);
+        if (flags == Reason.Diverged) {
+          count(Counter.Diverged);
+          noteFinding(Finding.Diverged, c, load<u32>(record, 8), load<u32>(record, 12), s.now);
+        }
       }
       return FAIL_SIZE;
     }
@@ -168,6 +175,7 @@ function applyOpen(record: usize, asks: bool): void {
   c.parkEnd = c.sndNxt;
   c.peerSnd = c.sndNxt;
   if (asks) c.flags |= Flag.Asked;
+  else startComparing(c);
   count(Counter.Opened);
   markPump(c);
 }
@@ -212,6 +220,7 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   c.sndShown = later(c.sndShown, load<u32>(record, 32));
   if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
   if (flags & 4) c.flags |= Flag.PeerGone;
+  if (flags & 8) noteTold(c, load<u32>(record, 40), load<u64>(record, 44));
   notePeerOutput(c, load<u32>(record, 40), (flags & 2) != 0);
   markPump(c);
 }
@@ -243,5 +252,7 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   const showable = s.commitMode == Commit.Ack ? earlier(c.legAck, c.peerNxt) : c.ackShown;
   const widen = after(earlier(c.legEdge, c.peerEdge), c.edgeShown + 2 * c.srvMss);
   if (after(showable, c.ackShown) || widen) ackSoon(c);
+  const x = comparisonOf(c);
+  x.peerSame = later(x.peerSame, earlier(load<u32>(record, 20), c.sndNxt));
   notePeerOutput(c, load<u32>(record, 16), (flags & 1) != 0);
 }

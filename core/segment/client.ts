@@ -43,7 +43,7 @@ import {
   View,
   view,
 } from "../wire/packet";
-import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { at, Connection, Flag, has, isTold, Leg, Phase, Reason } from "../flow/connection";
 import {
   checkClosed,
   freeIndex,
@@ -57,6 +57,7 @@ import {
 import { find } from "../flow/table";
 import { cover } from "../stream/ranges";
 import { CloseHow, writeClose, writeData, writeRaw } from "../records";
+import { answerReset, noteHeard, noteUntold } from "./comparing";
 import { absorb, enterFed, noteClientFin } from "./feeder";
 import { refuseClient, toServer } from "./output";
 import { joinFragment } from "./reassembly";
@@ -205,6 +206,10 @@ function known(c: Connection, v: View): void {
     onSyn(c, v);
     return;
   }
+  if (c.phase == Phase.Closed && has(c, Flag.Diverged)) {
+    answerReset(c, v.flags, v.ack);
+    return;
+  }
   if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) {
     // Both sides have finished. A late FIN means that our last ACK was lost: the record answers, as
     // a kernel in TIME-WAIT would; after a takeover the local one may know nothing any more.
@@ -215,6 +220,18 @@ function known(c: Connection, v: View): void {
     return;
   }
   if (v.tsAt && has(c, Flag.Taken | Flag.TsOk)) followEcho(c, v);
+  if (
+    has(c, Flag.Taken) && (v.flags & ACK) != 0 && after(v.ack, c.sndShown) &&
+    !after(v.ack, mostAcked(c, v)) && !after(v.seq, c.edgeShown) && noteUntold(c, v.ack)
+  ) {
+    return;
+  }
+  if (
+    has(c, Flag.Unheard) && (v.flags & (ACK | RST)) == ACK && !after(v.ack, c.sndShown) &&
+    !before(v.ack, c.cliAck) && !after(v.seq, c.edgeShown)
+  ) {
+    noteHeard(c);
+  }
   if (
     has(c, Flag.Taken) && !has(c, Flag.Fed) && c.leg == Leg.Open && after(v.ack, c.sndNxt) &&
     (v.flags & ACK) != 0 && !after(v.ack, mostAcked(c, v)) && !after(v.seq, c.edgeShown)
@@ -405,7 +422,7 @@ function onSyn(c: Connection, v: View): void {
   if (c.phase == Phase.Closed || c.phase == Phase.Syn) {
     const source = v.ip + (v.family == 4 ? 12 : 8);
     const ports = c.ports;
-    if (has(c, Flag.Hot)) writeClose(c, CloseHow.Dropped, 0);
+    if (isTold(c)) writeClose(c, CloseHow.Dropped, 0);
     release(c);
     begin(v, source, ports);
     return;
@@ -424,7 +441,7 @@ function onReset(c: Connection, v: View, fed: bool): void {
   const s = state();
   // RFC 5961 section 3.2: only the exact next number resets.
   if (v.seq == c.rcvNxt || c.phase == Phase.Syn || (!fed && v.seq == c.legAck)) {
-    if (has(c, Flag.Hot)) writeClose(c, CloseHow.ClientReset, v.seq);
+    if (isTold(c)) writeClose(c, CloseHow.ClientReset, v.seq);
     c.flags |= Flag.ClientReset;
     c.flags &= ~(<u32> Flag.Hot);
     c.phase = Phase.Closed;

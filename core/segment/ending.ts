@@ -8,7 +8,8 @@
  * standby's server has ended too; its octets before the end leave as ever.
  *
  *   ours FIN at F     theirs FIN at F, or RST            both meant it: the client is told at once
- *                     theirs writes past F               ours died, known at once
+ *                     theirs writes past F               ours died, known at once if they wrote the
+ *                                                        same up to F (comparing.ts)
  *                     neither within fin_wait            ours died
  *   ours RST          theirs FIN or RST                  both meant it; after two FINs only RST counts
  *                     neither within fin_wait            ours died (what a RST cuts off has no offset)
@@ -28,7 +29,7 @@ import { LINGER_MS } from "../limits";
 import { count, Counter, Role, state } from "../state";
 import { after, later } from "../wire/bytes";
 import { ACK, FIN, RST } from "../wire/packet";
-import { at, Connection, Flag, has, Phase, Reason } from "../flow/connection";
+import { at, Connection, Flag, has, isTold, Phase, Reason } from "../flow/connection";
 import {
   dropDisputed,
   goAlone,
@@ -39,6 +40,7 @@ import {
   startTimer,
 } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
+import { isSame } from "./comparing";
 import { CloseHow, writeClose } from "../records";
 import { complete, make, makeOutput, NET, refuseClient, shownAck, toClient } from "./output";
 
@@ -129,7 +131,7 @@ export function settleEnd(c: Connection): void {
   const alone = !isFollowed(c);
   if (has(c, Flag.FinHeld)) {
     if (alone || isAgreed(c)) sendFin(c);
-    else if (after(c.peerSnd, c.srvFin)) judge(c);
+    else if (after(c.peerSnd, c.srvFin) && isSame(c, c.srvFin)) judge(c);
   }
   // Where both had ended their direction before, a FIN says nothing about what came later.
   const both = has(c, Flag.PeerFin) && !has(c, Flag.ServerFin);
@@ -151,7 +153,7 @@ function sendFin(c: Connection): void {
 }
 
 function sendReset(c: Connection): void {
-  if (has(c, Flag.Hot)) writeClose(c, CloseHow.ServerReset, 0);
+  if (isTold(c)) writeClose(c, CloseHow.ServerReset, 0);
   c.flags |= Flag.ServerReset;
   c.flags &= ~(<u32> (Flag.ResetHeld | Flag.Judged | Flag.Hot | Flag.Fed));
   c.phase = Phase.Closed;

@@ -41,8 +41,10 @@ import {
 } from "../flow/lifecycle";
 import { clear, read, trim } from "../stream/chain";
 import { clearRanges, cover } from "../stream/ranges";
-import { writeFail } from "../records";
+import { writeDiverged, writeFail } from "../records";
+import { checkUnproven, digestParked, resetClient } from "./comparing";
 import { settleEnd } from "./ending";
+import { speakFor } from "./takeover";
 import {
   ackClient,
   APP,
@@ -58,8 +60,11 @@ import {
   writeTimestamps,
 } from "./output";
 
-/** The leg cannot go on: its server died, refused, or disagrees. */
-export function failLeg(c: Connection, reason: Reason): void {
+/**
+ * The leg cannot go on: its server died, refused, disagrees, or (`Reason.Diverged`) wrote other octets
+ * before `divergedAt`.
+ */
+export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): void {
   if (c.leg == Leg.Dead) return;
   if (c.leg >= Leg.SynAck && reason != Reason.StandbyReset) resetServer(c);
   c.leg = Leg.Dead;
@@ -69,7 +74,10 @@ export function failLeg(c: Connection, reason: Reason): void {
   clearRanges(c);
   count(Counter.FeederRefused);
   unprotect(c, reason);
-  if (state().role == Role.Standby) writeFail(indexOf(c), c.generation, reason);
+  if (state().role == Role.Standby) {
+    if (reason == Reason.Diverged) writeDiverged(c, divergedAt);
+    else writeFail(indexOf(c), c.generation, reason);
+  }
   if (has(c, Flag.Asked)) release(c);
 }
 
@@ -127,7 +135,7 @@ export function enterFed(c: Connection): void {
 /** True when the local server has everything the client said and the client all it has sent. */
 export function hasCaughtUp(c: Connection): bool {
   return c.leg == Leg.Open && c.legAck == c.rcvNxt && !c.range && !after(c.cliAck, c.sndNxt) &&
-    c.parkBase == c.parkEnd;
+    c.parkBase == c.parkEnd && !has(c, Flag.Unproven);
 }
 
 function sendToServer(c: Connection, flags: u32, seq: u32, ack: u32, length: u32): void {
@@ -150,7 +158,12 @@ function sendToServer(c: Connection, flags: u32, seq: u32, ack: u32, length: u32
 /** Does for one connection what is due: SYN, octets, FIN, ACK to the server, ACK to the client. */
 export function pump(c: Connection): void {
   const s = state();
-  if (c.phase == Phase.Free || c.leg == Leg.Dead) return;
+  if (c.phase == Phase.Free) return;
+  if (has(c, Flag.Diverged) && s.role == Role.Primary) {
+    resetClient(c);
+    return;
+  }
+  if (c.leg == Leg.Dead) return;
   if (!hasRoom()) {
     markPump(c);
     return;
@@ -173,8 +186,16 @@ export function pump(c: Connection): void {
   if (c.leg == Leg.Open) feed(c);
   if (s.role == Role.Primary) {
     if (has(c, Flag.AckClient)) ackClient(c);
+    if (has(c, Flag.Unproven)) checkUnproven(c);
+    else if (before(c.parkBase, c.parkEnd)) {
+      // Our server has come as far as the old primary had told, and wrote the same.
+      digestParked(c);
+      if (!speakFor(c)) markPump(c);
+    }
+    if (has(c, Flag.Unproven) && !has(c, Flag.Timer)) startTimer(c, s.now + FEED_RTO_MAX_MS);
     if (hasCaughtUp(c)) {
       c.flags &= ~(<u32> Flag.Fed);
+      if (!has(c, Flag.Hot)) c.flags &= ~(<u32> Flag.Digested);
       clear(inputLog(c));
       clear(parkedFlight(c));
       if (c.phase < Phase.Closed) stopTimer(c);

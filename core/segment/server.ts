@@ -30,8 +30,9 @@ import {
   View,
   view,
 } from "../wire/packet";
-import { at, Connection, Flag, has, indexOf, Leg, Phase, Reason } from "../flow/connection";
+import { at, Connection, Flag, has, indexOf, isTold, Leg, Phase, Reason } from "../flow/connection";
 import {
+  ackSoon,
   checkClosed,
   markDirty,
   markDisputed,
@@ -46,6 +47,7 @@ import { find } from "../flow/table";
 import { clear, write } from "../stream/chain";
 import { CloseHow, writeAccept, writeClose, writeFail, writeOpen } from "../records";
 import { drop } from "./apply";
+import { compareOutput, digestOutput, isDigested, isParking, startComparing } from "./comparing";
 import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
 import {
@@ -101,8 +103,10 @@ export function fromServer(packet: usize, length: u32): void {
   c.seenAt = s.now;
   if ((v.flags & (SYN | ACK)) == (SYN | ACK)) onSynAck(c, v, primary);
   else if (v.flags & RST) onReset(c, v, primary);
-  else if ((v.flags & ACK) != 0 && c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
-    onSegment(c, v, primary);
+  else if ((v.flags & ACK) != 0 && c.leg >= Leg.SynAck) {
+    // A leg that was given up, whose kernel has not believed our RST: it says by which number it will.
+    if (c.leg == Leg.Dead) resetStranger(v);
+    else onSegment(c, v, primary);
   } else if (primary && !has(c, Flag.Fed)) toClient(v.at, v.length);
 }
 
@@ -133,7 +137,7 @@ function onSynAck(c: Connection, v: View, primary: bool): void {
   }
   // The kernel has forgotten this connection and takes the client's new SYN for a fresh start.
   if (primary && !has(c, Flag.Fed) && v.ack == c.synIss + 1) {
-    if (has(c, Flag.Hot)) writeClose(c, CloseHow.Dropped, 0);
+    if (isTold(c)) writeClose(c, CloseHow.Dropped, 0);
     release(c);
   }
   if (primary) toClient(v.at, v.length);
@@ -177,6 +181,7 @@ function learnClientSpace(c: Connection, v: View): void {
     c.reason = Reason.Pending;
     c.peerNxt = c.rcvNxt;
     c.peerEdge = c.rcvNxt + s.peerLogLimit;
+    startComparing(c);
   } else {
     unprotect(c, Reason.NoStandby);
     count(Counter.Unprotected);
@@ -287,7 +292,7 @@ function onReset(c: Connection, v: View, primary: bool): void {
   if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt, tsVal(v) + c.tsDelta);
   if (v.flags & ACK) setAck(v, later(v.ack, c.ackShown));
   if (c.phase != Phase.Closed) {
-    if (has(c, Flag.Hot)) writeClose(c, CloseHow.ServerReset, 0);
+    if (isTold(c)) writeClose(c, CloseHow.ServerReset, 0);
     c.flags |= Flag.ServerReset;
     c.flags &= ~(<u32> (Flag.Hot | Flag.Fed));
     c.phase = Phase.Closed;
@@ -310,7 +315,20 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     const value = tsVal(v);
     if (!before(value, c.legTs)) noteServerTimestamp(c, value);
   }
-  const fresh = after(end, c.sndNxt);
+  const digested = has(c, Flag.Digested);
+  const gap = digested && after(seq, c.sndNxt);
+  const fresh = !gap && after(end, c.sndNxt);
+  const parking = !primary || isParking(c);
+  if (digested && (v.payloadLength || fin)) {
+    if (fed) markPump(c);
+    if (gap) {
+      // What lies before it was lost on the way from the kernel, which will repeat both.
+      count(Counter.OutOfOrder);
+      return;
+    }
+    if (fresh && !parking) digestOutput(c, seq, v.payload, v.payloadLength);
+    else if (fresh && !keep(c, seq, v.payload, v.payloadLength)) return;
+  }
   if (fresh) {
     c.bytesOut += <u64> (end - c.sndNxt);
     c.sndNxt = end;
@@ -327,11 +345,16 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     markPump(c);
   }
   if (!primary) {
-    if (v.payloadLength) park(c, seq, v.payload, v.payloadLength);
+    if (v.payloadLength && !digested) park(c, seq, v.payload, v.payloadLength);
     if (fresh && has(c, Flag.PeerFin) && after(end, c.peerSnd)) markDirty(c);
     return;
   }
   if (fresh && has(c, Flag.PeerFin)) checkPeerEnd(c);
+  if (parking || gap) {
+    // What it acknowledges the client is told with numbers that it knows.
+    if (!v.payloadLength && !fin) ackSoon(c);
+    return;
+  }
   // A FIN that was held is repeated by its kernel meanwhile. A client that has it may know the
   // connection no more and would answer with a RST.
   if (fin && !fed && !v.payloadLength && !after(end, c.cliAck)) return;
@@ -391,10 +414,16 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   toClient(v.at, v.length);
 }
 
-/** Keeps what our server has said and the client may lack. */
-function park(c: Connection, seq: u32, from: usize, length: u32): void {
+/** Compares and keeps new octets of our server; false when they were not taken. */
+function keep(c: Connection, seq: u32, from: usize, length: u32): bool {
+  if (!compareOutput(c, seq, from, length)) return false;
+  return park(c, seq, from, length) || isDigested(c, seq + length);
+}
+
+/** Keeps what our server has said and the client may lack; false when there is no place for it. */
+function park(c: Connection, seq: u32, from: usize, length: u32): bool {
   const end = seq + length;
-  if (!after(end, c.cliAck)) return;
+  if (!after(end, c.cliAck)) return true;
   if (before(c.parkEnd, c.cliAck)) {
     // The client has all that is parked, and more: a chain goes on only where it ends.
     clear(parkedFlight(c));
@@ -406,17 +435,19 @@ function park(c: Connection, seq: u32, from: usize, length: u32): void {
     c.parkBase = seq;
     c.parkEnd = seq;
   }
-  if (after(seq, c.parkEnd) || !after(end, c.parkEnd)) return;
+  if (after(seq, c.parkEnd)) return false;
+  if (!after(end, c.parkEnd)) return true;
   const skip = c.parkEnd - seq;
   if (end - c.parkBase > PARKED_MAX) {
     count(Counter.ParkedOverflow);
-    return;
+    return false;
   }
   const chain = parkedFlight(c);
   if (!write(chain, c.parkEnd, c.parkEnd, from + skip, length - skip)) {
     count(Counter.ParkedOverflow);
-    return;
+    return false;
   }
   c.parkEnd = end;
   count(Counter.ParkedSegments);
+  return true;
 }

@@ -40,6 +40,7 @@ import {
   tcpOf,
   toClient,
 } from "./output";
+import { adoptOutput, digestParked, provenEnd, resetClient, yieldOutput } from "./comparing";
 import { isFinDue, isGone, refuse } from "./ending";
 import { enterFed, pump } from "./feeder";
 
@@ -68,13 +69,14 @@ export function promote(peerStays: bool): u32 {
   let taken: u32 = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
-    if (c.phase == Phase.Free) continue;
+    if (c.phase == Phase.Free || has(c, Flag.Diverged)) continue;
     if (c.leg == Leg.Dead || c.leg == Leg.None) {
       // Our server never had it or lost it: the client's next segment is answered with a RST.
       release(c);
       continue;
     }
     taken++;
+    adoptOutput(c, peerStays);
     c.flags |= Flag.Taken;
     c.takenAt = later(c.sndShown, c.cliAck);
     c.takenAtMs = s.now;
@@ -108,6 +110,7 @@ export function promote(peerStays: bool): u32 {
       c.reason = Reason.StandbyLost;
       c.flags &= ~(<u32> Flag.Hot);
     }
+    digestParked(c);
     if (c.phase == Phase.Half && !has(c, Flag.Timer)) startTimer(c, s.now + HALF_OPEN_MS);
   }
   rebuildFree();
@@ -121,7 +124,12 @@ export function speak(): bool {
   while (s.speakNext < s.highWater) {
     if (!hasRoom()) return true;
     const c = at(s.speakNext);
-    if (c.phase != Phase.Free && c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
+    if (c.phase == Phase.Free) {
+      s.speakNext++;
+      continue;
+    }
+    if (has(c, Flag.Diverged)) resetClient(c);
+    else if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
       if (c.phase == Phase.Half) sendSynAck(c);
       else if (!speakFor(c)) return true;
       pump(c);
@@ -137,7 +145,8 @@ function hasServersFin(c: Connection): bool {
   return has(c, Flag.PeerFin) && after(c.cliAck, c.peerSnd);
 }
 
-function speakFor(c: Connection): bool {
+/** Sends what is parked, or asks the client; false when it did not fit into this pass. */
+export function speakFor(c: Connection): bool {
   if (has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1 && hasServersFin(c)) {
     // Over, but for an ACK that may be lost: the client asks again if so, and is answered then. One
     // that has forgotten the connection would answer anything else with a RST.
@@ -149,11 +158,13 @@ function speakFor(c: Connection): bool {
     c.parkBase = c.cliAck;
     if (before(c.parkEnd, c.cliAck)) c.parkEnd = c.cliAck;
   }
-  if (c.parkBase == c.parkEnd) {
-    clear(parkedFlight(c));
+  const stop = provenEnd(c);
+  if (c.parkBase == stop) {
+    if (stop == c.parkEnd) clear(parkedFlight(c));
     // The server's FIN alone may be in flight.
     if (
-      has(c, Flag.ServerFin) && !after(c.cliAck, c.srvFin) && c.parkEnd == c.srvFin && isFinDue(c)
+      has(c, Flag.ServerFin) && !after(c.cliAck, c.srvFin) && c.parkEnd == c.srvFin &&
+      !has(c, Flag.Unproven) && isFinDue(c)
     ) {
       const packet = makeOutput(c, c.srvFin, FIN);
       c.sndShown = later(c.sndShown, c.srvFin + 1);
@@ -164,18 +175,19 @@ function speakFor(c: Connection): bool {
     }
     return true;
   }
-  while (before(c.parkBase, c.parkEnd)) {
+  while (before(c.parkBase, stop)) {
     if (!hasRoom()) return false;
-    const left = c.parkEnd - c.parkBase;
+    const left = stop - c.parkBase;
     const length = left < SUPER_SEGMENT ? left : SUPER_SEGMENT;
-    const last = length == left && has(c, Flag.ServerFin) && c.parkEnd == c.srvFin && isFinDue(c);
+    const last = length == left && has(c, Flag.ServerFin) && stop == c.srvFin &&
+      !has(c, Flag.Unproven) && isFinDue(c);
     const packet = makeOutput(c, c.parkBase, last ? FIN : 0);
     read(parkedFlight(c), c.parkBase, tcpOf(packet) + 20 + optionLength(c), length);
     toClient(packet, complete(packet, length, clientSegmentSize(c)));
     c.parkBase += length;
     c.sndShown = later(c.sndShown, c.parkBase + (last ? 1 : 0));
   }
-  clear(parkedFlight(c));
+  if (stop == c.parkEnd) clear(parkedFlight(c));
   return true;
 }
 
@@ -201,6 +213,7 @@ export function demote(): void {
     }
     c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.FinHeld));
     c.reason = isAccepted(c) ? Reason.None : Reason.Pending;
+    yieldOutput(c);
     if (has(c, Flag.ServerFin)) markDirty(c);
     c.tries = 0;
     if (has(c, Flag.Fed)) continue;

@@ -8,6 +8,7 @@
  */
 import { BLOCK } from "../limits";
 import { state } from "../state";
+import { Digest, extendDigest } from "./digest";
 
 /** {head, tail, seq} of a chain, embedded in the connection record. */
 @unmanaged
@@ -107,6 +108,24 @@ export function read(chain: Chain, seq: u32, to: usize, length: u32): void {
     const part = length < room ? length : room;
     memory.copy(to, octets(block) + offset, part);
     to += part;
+    offset += part;
+    length -= part;
+  }
+}
+
+/** Gives `length` octets from `seq` on to a digest; they must have been written. */
+export function digestChain(chain: Chain, seq: u32, length: u32, digest: Digest): void {
+  let block = chain.head;
+  let offset = seq - chain.seq;
+  while (length && block) {
+    while (offset >= BLOCK) {
+      block = load<u32>(link(block));
+      if (!block) return;
+      offset -= BLOCK;
+    }
+    const room = BLOCK - offset;
+    const part = length < room ? length : room;
+    extendDigest(digest, octets(block) + offset, part);
     offset += part;
     length -= part;
   }

@@ -338,6 +338,7 @@ function checkCore(service: ServiceConfig): CheckItem {
       address: parseAddress(service.address).bytes,
       ports: service.ports,
       commit: service.commit,
+      divergence: service.divergence,
       logLimit: service.logLimitBytes,
       refuseUnprotectable: service.unprotectable === "refuse",
     });

@@ -11,6 +11,8 @@
  *   our kernel refuses what theirs accepts         app-refuses  hand over
  *   our spawned server's process ended             app-exited   hand over
  *   their server ended, ours goes on               app-died     the connection is unprotected
+ *   both wrote different octets (P5)               diverged     the connection is unprotected
+ *   the same, found after a takeover               diverged     the client is reset
  *
  * A hand-over is a planned switch with the verdict as its reason. When nobody can take the service, or
  * the switch fails, clients are told of the ends that were kept from them (P9), and the next attempt
@@ -21,12 +23,12 @@
  */
 
 /** What a judge can say of a server. */
-export type Verdict = "app-died" | "app-refuses" | "app-exited";
-
-const REASONS: readonly Verdict[] = ["app-died", "app-refuses", "app-exited"];
+export type Verdict = HandOverReason | "diverged";
 
 /** Reasons for a hand-over that nobody asked for. */
-export type HandOverReason = Verdict;
+export type HandOverReason = "app-died" | "app-refuses" | "app-exited";
+
+const REASONS: readonly HandOverReason[] = ["app-died", "app-refuses", "app-exited"];
 
 /** The reason a peer named for its hand-over; "switch" for one that this version does not know. */
 export function handOverReason(text: string): HandOverReason | "switch" {
@@ -34,10 +36,17 @@ export function handOverReason(text: string): HandOverReason | "switch" {
 }
 
 /** What follows from a judgement. */
-export type Act = "hand-over" | "unprotect" | "none";
+export type Act = "hand-over" | "unprotect" | "reset" | "none";
 
 /** Kinds of findings in the core's order, `Finding` in core/judgement.ts. */
-export const FINDINGS = ["none", "oursEnded", "theirsEnded", "oursRefuses"] as const;
+export const FINDINGS = [
+  "none",
+  "oursEnded",
+  "theirsEnded",
+  "oursRefuses",
+  "diverged",
+  "divergedReset",
+] as const;
 
 /** Something the core has found about one connection. */
 export interface CoreFinding {
@@ -45,9 +54,9 @@ export interface CoreFinding {
   kind: typeof FINDINGS[number];
   /** The client's port. */
   clientPort: number;
-  /** How far our server has come in its stream, octets. */
+  /** How far our server has come in its stream, octets; where it was found to differ. */
   ours: number;
-  /** How far the other replica's has. */
+  /** How far the other replica's has; up to where both are known to be the same. */
   theirs: number;
   /** How long it took to be sure, milliseconds. */
   waitedMs: number;
@@ -128,6 +137,14 @@ export class Judge {
           seen: `${about}: ended at octet ${theirs}, while ${this.#node}'s server ` +
             (ours > theirs ? `is at octet ${ours}` : `had not after ${waitedMs} ms`),
         }, situation.nowMs);
+      case "diverged":
+      case "divergedReset":
+        return this.#judge("diverged", {
+          node: this.#peer,
+          act: kind === "diverged" ? "unprotect" : "reset",
+          seen: `${about}: its server and ${this.#node}'s wrote the same up to octet ${theirs}, ` +
+            `and not up to octet ${ours}`,
+        }, situation.nowMs);
       case "none":
         return [];
     }
@@ -154,7 +171,11 @@ export class Judge {
   }
 
   /** Our own server failed. */
-  #failed(verdict: Verdict, situation: Situation, { seen }: { seen: string }): JudgeEffect[] {
+  #failed(
+    verdict: HandOverReason,
+    situation: Situation,
+    { seen }: { seen: string },
+  ): JudgeEffect[] {
     const { nowMs } = situation;
     const can = situation.canHandOver && nowMs >= this.#retryMs;
     const act = can || this.#handingOver ? "hand-over" : "none";

@@ -72,6 +72,7 @@ export const Reason = {
   standbySilent: 13,
   standbyEnded: 14,
   serverEnded: 15,
+  diverged: 16,
 } as const;
 
 /** A packet that left. */
@@ -119,6 +120,7 @@ export class Driver {
       address: family === 4 ? SERVICE_V4 : SERVICE_V6,
       ports: [PORT],
       commit: "strict",
+      divergence: "reset",
       logLimit: LOG_LIMIT,
       refuseUnprotectable: false,
       ...rest,
@@ -351,14 +353,17 @@ export interface Progress {
   outputEnd?: number;
   /** Its server has said FIN there. */
   fin?: boolean;
+  /** Digest of all its server has written. */
+  digest?: bigint;
 }
 
 /** A PROGRESS record. */
 export function encodeProgress(index: number, progress: Progress, generation = 1): Uint8Array {
-  const view = record(RecordType.progress, 44, {
+  const view = record(RecordType.progress, 52, {
     index,
     generation,
-    flags: (progress.open === false ? 0 : 1) | (progress.fin ? 2 : 0),
+    flags: (progress.open === false ? 0 : 1) | (progress.fin ? 2 : 0) |
+      (progress.digest === undefined ? 0 : 8),
   });
   view.setUint32(8, progress.cliAck, true);
   view.setUint32(12, progress.cliWnd ?? 502, true);
@@ -368,6 +373,7 @@ export function encodeProgress(index: number, progress: Progress, generation = 1
   view.setUint32(28, progress.edgeShown, true);
   view.setUint32(32, progress.sndShown, true);
   view.setUint32(40, progress.outputEnd ?? progress.sndShown, true);
+  view.setBigUint64(44, progress.digest ?? 0n, true);
   return new Uint8Array(view.buffer);
 }
 
@@ -380,27 +386,29 @@ export function encodeClose(index: number, how: number, generation = 1): Uint8Ar
 
 /**
  * A REPORT record; `output` is the next octet its server will write, `fin` that it ends there,
- * `accepted` that it has the connection.
+ * `accepted` that it has the connection, `same` up to where it is what the primary has written.
  */
 export function encodeReport(
   index: number,
   rcvNxt: number,
   edge: number,
-  more: { output?: number; fin?: boolean; accepted?: boolean; generation?: number } = {},
+  more: { output?: number; fin?: boolean; accepted?: boolean; same?: number; generation?: number } =
+    {},
 ): Uint8Array {
-  const { output = 0, fin = false, accepted = false, generation = 1 } = more;
+  const { output = 0, fin = false, accepted = false, same = output, generation = 1 } = more;
   const flags = (fin ? 1 : 0) | (accepted ? 4 : 0);
-  const view = record(RecordType.report, 20, { index, generation, flags });
+  const view = record(RecordType.report, 24, { index, generation, flags });
   view.setUint32(8, rcvNxt, true);
   view.setUint32(12, edge, true);
   view.setUint32(16, output, true);
+  view.setUint32(20, same, true);
   return new Uint8Array(view.buffer);
 }
 
 /** A FAIL record. */
 export function encodeFail(index: number, reason: number, generation = 1): Uint8Array {
   return new Uint8Array(
-    record(RecordType.fail, 8, { index, generation, flags: reason }).buffer,
+    record(RecordType.fail, 16, { index, generation, flags: reason }).buffer,
   );
 }
 
@@ -423,7 +431,7 @@ export interface DecodedRecord {
 /** The records of a body. */
 export function decodeRecords(body: Uint8Array): DecodedRecord[] {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 44, 4: 12, 5: 20, 6: 8, 7: 12 };
+  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 52, 4: 12, 5: 24, 6: 16, 7: 12 };
   const records: DecodedRecord[] = [];
   for (let at = 0; at < body.length;) {
     const type = body[at];

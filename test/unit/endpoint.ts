@@ -158,7 +158,14 @@ export class Endpoint {
   /** Takes one packet from the wire. */
   receive(bytes: Uint8Array): void {
     const packet = parsePacket(bytes);
-    if (this.state === "closed" || this.state === "reset") return;
+    if (this.state === "closed") return;
+    if (this.state === "reset") {
+      // A kernel knows nothing of it any more (RFC 9293 section 3.10.7.1).
+      if ((packet.flags & (TcpFlag.rst | TcpFlag.ack)) === TcpFlag.ack) {
+        this.#pending.push({ seq: packet.ack, flags: TcpFlag.rst });
+      }
+      return;
+    }
     if (this.state === "listen") {
       if (packet.flags & TcpFlag.syn) this.#agree(packet, "synReceived");
       else if ((packet.flags & TcpFlag.rst) === 0) {

@@ -90,6 +90,22 @@ Deno.test("the standby's server costs its connections their protection, and no m
   deepStrictEqual(judge.handleFindings([found({ kind: "none" })], READY), []);
 });
 
+Deno.test("outputs that differ cost their connection its protection, or at a takeover its life", () => {
+  const judge = new Judge("a", "b");
+  const finding = found({ kind: "diverged", ours: 700, theirs: 512 });
+  const effects = judge.handleFindings([finding, finding], READY);
+  deepStrictEqual(words(effects), ["b diverged unprotect"]);
+  strictEqual(
+    seen(effects),
+    "connection from port 40000: its server and a's wrote the same up to octet 512, and not up to " +
+      "octet 700",
+  );
+  deepStrictEqual(
+    words(judge.handleFindings([{ ...finding, kind: "divergedReset" }], ALONE)),
+    ["b diverged reset"],
+  );
+});
+
 Deno.test("without anybody to take it, clients are told of the end", () => {
   const judge = new Judge("a", null);
   deepStrictEqual(words(judge.handleFindings([found()], ALONE)), [

@@ -11,9 +11,10 @@
  *                                    v            │
  *                                standby core ── app ──> Endpoint (server)
  *
- * The servers' programs are functions of their input, as Holdfast asks of them. `fate()` decides what
- * becomes of each packet on the clients' wire. Checked at every step: a standby says nothing to
- * clients, and no client is reset.
+ * The servers' programs are functions of their input, as Holdfast asks of them, unless a test means
+ * them not to be. `fate()` decides what becomes of each packet on the clients' wire, `isDropped()` of
+ * each from a server to its core. Checked at every step: a standby says nothing to clients, and no
+ * client is reset, unless a test lets it.
  */
 import { strictEqual } from "node:assert/strict";
 import { CLIENT_V4, CLIENT_V6, Driver, on, PORT, SERVICE_V4, SERVICE_V6 } from "./core_driver.ts";
@@ -52,6 +53,16 @@ export interface ReplicasOptions {
   number?: () => number;
   /** Habits of the two hosts' servers. */
   scale?: [number, number];
+  /** Octets of their segments. */
+  mss?: [number, number];
+  /** What becomes of connections whose servers wrote different octets. */
+  divergence?: "reset" | "unprotect" | "ignore";
+  /** A packet from a server never reaches the core. */
+  isDropped?: () => boolean;
+  /** Clients may be reset. */
+  mayReset?: boolean;
+  /** Records of each core; the more there are, the less memory is left for what is parked. */
+  capacity?: number;
 }
 
 /** A service on two hosts. */
@@ -131,7 +142,9 @@ export class Replicas {
     const { primary, standby } = this;
     if (this.#pass(primary, standby, toService)) moved = true;
     if (standby !== null && this.#pass(standby, primary, [])) moved = true;
-    for (const client of this.clients.values()) strictEqual(client.state === "reset", false);
+    if (!this.#options.mayReset) {
+      for (const client of this.clients.values()) strictEqual(client.state === "reset", false);
+    }
     return moved;
   }
 
@@ -219,8 +232,14 @@ export class Replicas {
   }
 
   #host(): Host {
-    const { commit = "strict" } = this.#options;
-    const driver = new Driver({ family: this.#family, commit, logLimit: this.#logLimit });
+    const { commit = "strict", divergence = "reset", capacity = 64 } = this.#options;
+    const driver = new Driver({
+      family: this.#family,
+      commit,
+      divergence,
+      capacity,
+      logLimit: this.#logLimit,
+    });
     return { driver, servers: new Map(), inbox: [], applied: 0, lag: 0 };
   }
 
@@ -235,7 +254,8 @@ export class Replicas {
     const { driver } = host;
     driver.nowMs = this.nowMs;
     const frozen = net === "frozen";
-    const app = frozen ? [] : [...host.servers.values()].flatMap((server) => server.take());
+    const said = frozen ? [] : [...host.servers.values()].flatMap((server) => server.take());
+    const app = said.filter(() => !this.#options.isDropped?.());
     let bodies: Uint8Array[] = [];
     if (host.lag > 0) host.lag--;
     else {
@@ -273,7 +293,7 @@ export class Replicas {
       window: 65535,
       stampOffset: this.#number(),
       sack: true,
-      mss: 1448,
+      mss: this.#options.mss?.[index] ?? 1448,
       clock: () => this.nowMs,
     });
     server.listen();

@@ -1,0 +1,69 @@
+/**
+ * comparison.ts - what a connection's output is compared by
+ *
+ * One for each record, at the same index. The primary's digest covers all that its server has written.
+ * A standby's goes as far as the primary has told, or as far as its own server has written, whichever
+ * is less; what lies beyond is parked until it is told (segment/comparing.ts).
+ *
+ *   iss + 1           sameAt           digestEnd          toldAt
+ *   |=== compared ====|--- digested ---|                  |      sameAt <= digestEnd
+ *                     marks: [offset, digest] that the primary has told and ours has yet to reach
+ *
+ * Limits: MARKS for each connection; when they are all taken the newest replaces the newest, as it
+ * covers what that one did. So the first difference is seen somewhat later, and none is lost.
+ */
+import { state } from "../state";
+import { Digest } from "../stream/digest";
+import { Connection, indexOf } from "./connection";
+
+/** Digests that may wait for our own server. */
+export const MARKS: u32 = 8;
+/** | digest u64 | sequence number u32 | */
+const MARK: u32 = 12;
+
+/** A connection's digest and what the other replica has told of its own. */
+@unmanaged
+export class Comparison extends Digest {
+  /** Up to here the primary has told a digest, in client space. */
+  toldAt: u32 = 0;
+  /** Up to here both servers have written the same. */
+  sameAt: u32 = 0;
+  /** Primary: up to here the standby has found its server's output to be ours. */
+  peerSame: u32 = 0;
+  markCount: u32 = 0;
+}
+
+const MARKS_AT: u32 = (offsetof<Comparison>() + 7) & ~7;
+/** Octets of one of these. */
+export const COMPARISON_SIZE: u32 = (MARKS_AT + MARKS * MARK + 7) & ~7;
+
+/** The comparison of a connection. */
+export function comparisonOf(c: Connection): Comparison {
+  return changetype<Comparison>(state().comparisons + <usize> indexOf(c) * COMPARISON_SIZE);
+}
+
+function mark(x: Comparison, index: u32): usize {
+  return changetype<usize>(x) + MARKS_AT + index * MARK;
+}
+
+/** Remembers what the primary's digest is at `seq`, later than all before. */
+export function pushMark(x: Comparison, seq: u32, value: u64): void {
+  if (x.markCount < MARKS) x.markCount++;
+  const to = mark(x, x.markCount - 1);
+  store<u64>(to, value);
+  store<u32>(to, seq, 8);
+}
+
+/** Where the first mark stands; there must be one. */
+export function markSeq(x: Comparison): u32 {
+  return load<u32>(mark(x, 0), 8);
+}
+
+/** Takes the first mark off and returns its digest; there must be one. */
+export function takeMark(x: Comparison): u64 {
+  const first = mark(x, 0);
+  const value = load<u64>(first);
+  x.markCount--;
+  memory.copy(first, first + MARK, x.markCount * MARK);
+  return value;
+}

@@ -1,0 +1,295 @@
+/**
+ * comparing.ts - do both servers write the same? (P5)
+ *
+ * Theory of operation
+ * The primary digests what its server writes (stream/digest.ts) and tells the digest at its end with all
+ * other progress, in the message that leaves before the octets do. The standby compares as soon as its own
+ * server is there. Both go over each octet once, in order: what its kernel repeats is not counted twice.
+ *
+ *   standby's server behind    the mark waits; octets are digested as they come, up to each mark
+ *   standby's server ahead     octets are parked anyway, as the client lacks them, and digested when told
+ *
+ * A difference makes the connection unprotected (`Reason.Diverged`), whatever comes after. The policy:
+ *   ignore       nothing is digested; outputs are spliced as they come
+ *   unprotect    the standby forgets the connection
+ *   reset        the standby keeps its record, and resets the client when it takes the service over
+ *
+ * At a takeover the client may hold anything that the old primary has told of, so nothing that lies past
+ * `sameAt` leaves before our server has come as far as that and the digests agree: the connection is
+ * Unproven, fed and parked like a standby's. In step that takes the server's next segment. One whose
+ * server ends or does not come there within PROVE_MS is reset.
+ *
+ * What the old primary sent and nobody told us of (its last message was lost with its host) cannot be
+ * compared. Servers that never diverged are taken to be what they have always been: such clients are only
+ * counted. Once a connection of this service has diverged, a takeover asks each client first where it
+ * stands (Unheard), and resets those that have such octets.
+ *
+ * Limits: MARKS in comparison.ts. Octets that are not digested and cannot be parked are treated as if
+ * they had been lost on the way from our own kernel, which repeats them: else they would never be compared.
+ */
+import { LINGER_MS, PROVE_MS } from "../limits";
+import { count, counted, Counter, Divergence, Role, state } from "../state";
+import { after, before, earlier, later } from "../wire/bytes";
+import { ACK, RST } from "../wire/packet";
+import { Connection, Flag, has, isTold, Leg, Phase, Reason } from "../flow/connection";
+import { Comparison, comparisonOf, markSeq, pushMark, takeMark } from "../flow/comparison";
+import { inputLog, markPump, parkedFlight, startTimer } from "../flow/lifecycle";
+import { Finding, noteFinding } from "../judgement";
+import { CloseHow, writeClose } from "../records";
+import { clear, digestChain } from "../stream/chain";
+import { clearRanges } from "../stream/ranges";
+import { digestValue, extendDigest, startDigest } from "../stream/digest";
+import { failLeg } from "./feeder";
+import {
+  complete,
+  hasRoom,
+  make,
+  NET,
+  probeClient,
+  resetServer,
+  shownAck,
+  toClient,
+} from "./output";
+
+/** How often a client is reset that does not say whether it believes it. */
+const RESETS: u32 = 5;
+
+/** The next octet that the digest lacks. */
+function digestEnd(c: Connection, x: Comparison): u32 {
+  return c.iss + 1 + x.at;
+}
+
+/** Compares the connection's output from its first octet on, unless the policy is not to. */
+export function startComparing(c: Connection): void {
+  if (state().divergence == Divergence.Ignore) return;
+  const x = comparisonOf(c);
+  c.flags |= Flag.Digested;
+  startDigest(x);
+  x.toldAt = c.iss + 1;
+  x.sameAt = c.iss + 1;
+  x.peerSame = c.iss + 1;
+  x.markCount = 0;
+}
+
+/** Primary: our server has written octets that start at or before SND.NXT. */
+export function digestOutput(c: Connection, seq: u32, from: usize, length: u32): void {
+  const x = comparisonOf(c);
+  const known = digestEnd(c, x) - seq;
+  if (known < length) extendDigest(x, from + known, length - known);
+}
+
+/** True when the primary can tell the digest of all that its server has written, to `end`. */
+export function canTell(c: Connection, end: u32): bool {
+  return has(c, Flag.Digested) && !has(c, Flag.Unproven) && digestEnd(c, comparisonOf(c)) == end;
+}
+
+/** True when the standby has found its server's output to be ours up to `end`, or nobody compares. */
+export function isSame(c: Connection, end: u32): bool {
+  return !has(c, Flag.Digested) || !before(comparisonOf(c).peerSame, end);
+}
+
+/** Standby: the primary's digest of its server's output up to `seq`. */
+export function noteTold(c: Connection, seq: u32, value: u64): void {
+  if (!has(c, Flag.Digested) || c.leg == Leg.Dead) return;
+  const x = comparisonOf(c);
+  if (!after(seq, x.toldAt)) return;
+  x.toldAt = seq;
+  if (before(seq, digestEnd(c, x))) {
+    // We have been primary, and further: the other one has compared that with what we told.
+    x.sameAt = seq;
+    return;
+  }
+  pushMark(x, seq, value);
+  compareParked(c, x);
+}
+
+/** Digests what is parked as far as the primary has told, and compares on the way. */
+function compareParked(c: Connection, x: Comparison): void {
+  while (x.markCount) {
+    const mark = markSeq(x);
+    const end = earlier(mark, c.parkEnd);
+    const start = digestEnd(c, x);
+    if (before(start, end)) digestChain(parkedFlight(c), start, end - start, x);
+    if (digestEnd(c, x) != mark || !check(c, x)) return;
+  }
+}
+
+/**
+ * Standby, or Unproven: octets of our server, before they are parked. They start at or before SND.NXT.
+ * False when they show that the servers differ.
+ */
+export function compareOutput(c: Connection, seq: u32, from: usize, length: u32): bool {
+  const x = comparisonOf(c);
+  while (x.markCount) {
+    const mark = markSeq(x);
+    const start = digestEnd(c, x);
+    const end = earlier(mark, seq + length);
+    if (!before(start, end)) return true;
+    extendDigest(x, from + (start - seq), end - start);
+    if (end == mark && !check(c, x)) return false;
+  }
+  return true;
+}
+
+/** True when nothing before `seq` has to be seen again to be compared. */
+export function isDigested(c: Connection, seq: u32): bool {
+  return !after(seq, digestEnd(c, comparisonOf(c)));
+}
+
+/** Our digest has come to the first mark. */
+function check(c: Connection, x: Comparison): bool {
+  const seq = markSeq(x);
+  if (takeMark(x) != digestValue(x)) {
+    diverge(c, seq);
+    return false;
+  }
+  x.sameAt = seq;
+  settleProof(c, x);
+  return true;
+}
+
+/** All that the client may have has been compared: its connection goes on. */
+function settleProof(c: Connection, x: Comparison): void {
+  if (!has(c, Flag.Unproven) || has(c, Flag.Unheard) || after(x.toldAt, x.sameAt)) return;
+  c.flags &= ~(<u32> Flag.Unproven);
+  markPump(c);
+}
+
+/** After a takeover the client says that it has nothing beyond what we were told of. */
+export function noteHeard(c: Connection): void {
+  c.flags &= ~(<u32> Flag.Unheard);
+  settleProof(c, comparisonOf(c));
+}
+
+/** The servers differ before `seq`, or ours will never come there. */
+function diverge(c: Connection, seq: u32): void {
+  const s = state();
+  count(Counter.Diverged);
+  if (s.role == Role.Standby) {
+    failLeg(c, Reason.Diverged, seq);
+    if (s.divergence == Divergence.Reset) c.flags |= Flag.Diverged;
+    return;
+  }
+  giveUp(c, seq);
+}
+
+/** Primary: the client is to be reset, as its next octets, or those it has, are not ours before `seq`. */
+function giveUp(c: Connection, seq: u32): void {
+  comparisonOf(c).toldAt = seq;
+  c.flags |= Flag.Diverged;
+  markPump(c);
+}
+
+/** Our server has ended its stream before the old primary's did, or does not come as far. */
+export function checkUnproven(c: Connection): void {
+  if (!has(c, Flag.Unproven) || has(c, Flag.Diverged)) return;
+  const told = comparisonOf(c).toldAt;
+  const late = state().now - c.takenAtMs > PROVE_MS;
+  if (late || (has(c, Flag.ServerFin) && before(c.srvFin, told))) diverge(c, told);
+  else if (has(c, Flag.Unheard) && !has(c, Flag.Timer)) probeClient(c);
+}
+
+/** What may be sent to the client of all that is parked: its end. */
+export function provenEnd(c: Connection): u32 {
+  if (!has(c, Flag.Unproven)) return c.parkEnd;
+  return earlier(later(comparisonOf(c).sameAt, c.parkBase), c.parkEnd);
+}
+
+/** Standby to primary: what has been told and not compared yet must be, before anything past it leaves. */
+export function adoptOutput(c: Connection, peerStays: bool): void {
+  if (!has(c, Flag.Digested)) return;
+  const x = comparisonOf(c);
+  if (after(x.toldAt, x.sameAt)) c.flags |= Flag.Unproven;
+  // A peer that stays has told all.
+  if (!peerStays && counted(Counter.Diverged) && c.phase >= Phase.Open) {
+    c.flags |= Flag.Unproven | Flag.Unheard;
+  }
+}
+
+/** True when a primary keeps what its server says, as a standby does, until more has been compared. */
+export function isParking(c: Connection): bool {
+  return has(c, Flag.Unproven) || has(c, Flag.Digested | Flag.Fed) && c.parkBase != c.parkEnd;
+}
+
+/** The primary's digest covers all that its server has written: what is parked, too. */
+export function digestParked(c: Connection): void {
+  if (!has(c, Flag.Digested) || has(c, Flag.Unproven)) return;
+  const x = comparisonOf(c);
+  const start = digestEnd(c, x);
+  if (before(start, c.parkEnd)) digestChain(parkedFlight(c), start, c.parkEnd - start, x);
+}
+
+/** Primary to standby: what our server has written by now is for the new primary to compare. */
+export function yieldOutput(c: Connection): void {
+  if (!has(c, Flag.Digested)) return;
+  if (has(c, Flag.Unproven)) {
+    c.flags &= ~(<u32> (Flag.Unproven | Flag.Unheard));
+    return;
+  }
+  const x = comparisonOf(c);
+  x.toldAt = digestEnd(c, x);
+  x.sameAt = x.toldAt;
+  x.markCount = 0;
+}
+
+/**
+ * After a takeover the client has acknowledged octets that nobody told us of, up to `ack`. True when the
+ * connection cannot go on.
+ */
+export function noteUntold(c: Connection, ack: u32): bool {
+  if (state().divergence == Divergence.Ignore || !after(ack, c.sndShown)) return false;
+  c.sndShown = ack;
+  count(Counter.Untold);
+  if (!counted(Counter.Diverged)) return false;
+  count(Counter.Diverged);
+  giveUp(c, ack);
+  return true;
+}
+
+/**
+ * Ends a connection whose next octets are not what its client expects. Where the client stands we know
+ * only roughly: it is asked, too, and `resetAgain()` takes its answer. With no room it is tried again.
+ */
+export function resetClient(c: Connection): void {
+  if (c.phase == Phase.Closed) return;
+  if (!hasRoom()) {
+    markPump(c);
+    return;
+  }
+  const x = comparisonOf(c);
+  noteFinding(Finding.DivergedReset, c, x.toldAt, x.sameAt, state().now);
+  if (isTold(c)) writeClose(c, CloseHow.ServerReset, 0);
+  if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) resetServer(c);
+  clear(inputLog(c));
+  clear(parkedFlight(c));
+  clearRanges(c);
+  c.reason = Reason.Diverged;
+  c.flags |= Flag.ServerReset;
+  c.flags &= ~(<u32> (Flag.Hot | Flag.Fed | Flag.Unproven | Flag.Digested));
+  c.flags &= ~(<u32> (Flag.Unheard | Flag.FinHeld | Flag.ResetHeld));
+  c.leg = Leg.Dead;
+  c.phase = Phase.Closed;
+  count(Counter.Closed);
+  c.tries = 0;
+  repeatReset(c);
+}
+
+/** Resets a client as often as LINGER_MS allows, or until it says that it knows; false when that is over. */
+export function repeatReset(c: Connection): bool {
+  if (!has(c, Flag.Diverged) || c.tries == RESETS) return false;
+  const waitMs: u32 = LINGER_MS >>> (RESETS - c.tries++);
+  startTimer(c, state().now + waitMs);
+  if (!hasRoom()) return true;
+  probeClient(c);
+  const packet = make(c, NET, RST | ACK, later(c.sndShown, c.cliAck), shownAck(c), 0, 0);
+  toClient(packet, complete(packet, 0, 65535));
+  return true;
+}
+
+/** A client that is to be reset says something: by which number it will believe it, or that it knows. */
+export function answerReset(c: Connection, flags: u32, ack: u32): void {
+  if (flags & RST) c.tries = RESETS;
+  if ((flags & (RST | ACK)) != ACK || !hasRoom()) return;
+  const packet = make(c, NET, RST, ack, 0, 0, 0);
+  toClient(packet, complete(packet, 0, 65535));
+}
