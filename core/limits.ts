@@ -86,5 +86,9 @@ export const UNKNOWN_EDGE: u32 = 1 << 20;
  * milliseconds; then its clients are reset.
  */
 export const PROVE_MS: u32 = 10000;
+/** Octets of output that a new server may be behind the client in the client's own numbers. */
+export const AHEAD_MAX: u64 = 1 << 30;
+/** A client that was heard of so lately, in milliseconds, waits for its server. */
+export const WAITING_MS: u32 = 1000;
 /** How long one server's FIN or RST waits for the other's, unless the caller says otherwise. */
 export const FIN_WAIT_MS: u32 = 2000;

@@ -53,6 +53,14 @@ import {
   releaseEnds as releaseAllEnds,
   settleDisputes,
 } from "./segment/ending";
+import { probe as ask } from "./segment/probe";
+import {
+  behind as countBehind,
+  confirmEnds as confirmHeldEnds,
+  detach as detachAll,
+  endsHeld as isEndHeld,
+  replay as replayAll,
+} from "./segment/recovery";
 import { FINDING_SIZE, findingsAt, takeFindings as takeAllFindings } from "./judgement";
 import { reassemblySize } from "./segment/reassembly";
 import {
@@ -120,6 +128,7 @@ export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
   s.family = family;
   s.messageSeq = 1;
   s.finWaitMs = FIN_WAIT_MS;
+  s.feeding = 1;
   format();
   formatRanges();
   formatDigests();
@@ -155,6 +164,17 @@ export function setJudgement(finWaitMs: u32): void {
 /** What becomes of connections whose servers wrote different octets: `Divergence` in state.ts. */
 export function setDivergence(policy: u32): void {
   state().divergence = policy;
+}
+
+/**
+ * Log mode: logs are kept from the first octet, and only the primary has a server. With `holds` a
+ * client whose log is full is slowed, else it goes on unprotected.
+ */
+export function setLogMode(holds: u32): void {
+  const s = state();
+  s.logMode = 1;
+  s.logHolds = holds;
+  s.feeding = 0;
 }
 
 /** Adds a port that is served. */
@@ -357,6 +377,41 @@ export function judgeEnds(): void {
 /** Nobody takes the service over: clients are told of the ends that were judged. */
 export function releaseEnds(): void {
   releaseAllEnds();
+}
+
+/** Log mode: ends of our server wait until `confirmEnds()` or `detach()`. */
+export function endsHeld(): u32 {
+  return isEndHeld() ? 1 : 0;
+}
+
+/** Log mode: our server lives; ends that came before the last probe's answer are told. */
+export function confirmEnds(): void {
+  confirmHeldEnds();
+}
+
+/** Log mode: asks with a SYN whether a server listens at `port`; `probeAnswer()` says later. */
+export function probe(port: u32): void {
+  ask(port);
+}
+
+/** What the last probe found: 0 nothing yet, 1 somebody listens, 2 nobody. */
+export function probeAnswer(): u32 {
+  return state().probeAnswer;
+}
+
+/** Log mode: connections leave our server, which is dead. 1 when another pass is needed. */
+export function detach(): u32 {
+  return detachAll() ? 1 : 0;
+}
+
+/** Log mode: a server listens, and is played every connection that has none. */
+export function replay(): void {
+  replayAll();
+}
+
+/** Log mode: connections whose server is not yet where the client is. */
+export function behind(): u32 {
+  return countBehind();
 }
 
 /** Every protected connection's progress goes into the next messages. */

@@ -72,6 +72,7 @@ export const enum Counter {
   Diverged,
   Untold,
   OutOfOrder,
+  Replayed,
   Count,
 }
 
@@ -168,6 +169,17 @@ export class State {
   /** The primary's clock minus ours, by the message that was quickest here: see apply.ts. */
   peerClock: u32 = 0;
   peerClockKnown: u32 = 0;
+  /** Log mode: logs are kept from the first octet, and only the primary has a server. */
+  logMode: u32 = 0;
+  /** Log mode: a client is slowed when its log is full, instead of going on unprotected. */
+  logHolds: u32 = 0;
+  /** A server is there to be fed; always so in hot mode. */
+  feeding: u32 = 0;
+  /** Next record `detach()` looks at. */
+  detachNext: u32 = 0;
+  /** See segment/probe.ts: what the last probe found, and the end that was newest then. */
+  probeAnswer: u32 = 0;
+  probeTail: u32 = 0;
   /** Packets of clients are handed to the peer instead of being processed (planned switch). */
   relaying: u32 = 0;
 }

@@ -13,6 +13,7 @@
  *   starting -> running -> exited -> starting ...      any -> stopped by stop(), for good
  *
  * How it ends
+ *   restart()             SIGTERM, SIGKILL after STOP_GRACE_MS; started again without delay
  *   stop()                SIGTERM to the group, SIGKILL to what is left after STOP_GRACE_MS
  *   it ends by itself     SIGKILL to what is left of its group, which would hold its ports
  *   we are killed         PR_SET_PDEATHSIG kills the server; its children (a master's workers) are
@@ -85,8 +86,8 @@ export interface AppOptions {
   user: string | null;
   /** Takes the server's output and what happens to it. */
   log: Logger;
-  /** Called when the server was started. */
-  onStart?: () => void;
+  /** Called with its process id when the server was started. */
+  onStart?: (pid: number) => void;
   /** Called when the server has ended by itself. */
   onExit?: (exit: AppExit) => void;
   /** How long the server may take to end after SIGTERM, milliseconds; STOP_GRACE_MS if not given. */
@@ -108,6 +109,8 @@ export class AppRunner {
   #state: Exclude<AppStatus["state"], "external"> = "stopped";
   #child: Deno.ChildProcess | null = null;
   #restarts = 0;
+  /** The end that comes is wanted. */
+  #restarting = false;
   #lastExit: string | null = null;
   #supervision: Promise<void> | null = null;
   readonly #stopping = new AbortController();
@@ -131,6 +134,21 @@ export class AppRunner {
       restarts: this.#restarts,
       lastExit: this.#lastExit,
     };
+  }
+
+  /**
+   * Ends the server and starts it again at once.
+   *
+   * @returns When the old one has ended.
+   */
+  async restart(): Promise<void> {
+    const child = this.#child;
+    if (child === null) return;
+    this.#restarting = true;
+    this.#signal("SIGTERM");
+    if (await settles(child.status, this.#options.stopGraceMs ?? STOP_GRACE_MS)) return;
+    signalGroup(child.pid, "SIGKILL");
+    await child.status;
   }
 
   /**
@@ -165,6 +183,12 @@ export class AppRunner {
       this.#state = "exited";
       this.#lastExit = exit.how;
       if (exit.ranMs >= STEADY_MS) backoffMs = BACKOFF_MS_MIN;
+      if (this.#restarting) {
+        this.#restarting = false;
+        this.#restarts++;
+        log.info("server restarted", { service, how: exit.how, ranMs: exit.ranMs });
+        continue;
+      }
       log.error("server ended", {
         service,
         how: exit.how,
@@ -193,7 +217,7 @@ export class AppRunner {
     const dismissGuard = spawnGuard(child.pid);
     this.#child = child;
     this.#state = "running";
-    this.#options.onStart?.();
+    this.#options.onStart?.(child.pid);
     log.info("server started", { service, pid: child.pid, command: command });
     const output = new OutputLog(log, service);
     const outputs = Promise.all([

@@ -43,7 +43,9 @@
  *     fin_wait = "2s"
  *     lag_bytes = "4MiB"
  *     lag_time = "2s"
- *     log_limit = "8MiB"                    input log of one connection
+ *     log_limit = "8MiB"                    hot: what the standby's server has not read of one connection
+ *     log = { store = "memory", limit = "64MiB", full = "unprotect" }
+ *                                           log: all a client may send; then unprotect | hold its client
  *     memory = "256MiB"                     all tables, logs and parked segments of the service
  *     max_connections = 65536               more are passed through unprotected
  *
@@ -191,12 +193,24 @@ export interface ServiceConfig {
   lagBytes: number;
   /** How long one server may lag behind the other, milliseconds. */
   lagTimeMs: number;
-  /** Input log of one connection, octets. */
+  /** Hot mode: input log of one connection, octets. */
   logLimitBytes: number;
+  /** Log mode: what is kept of each connection. */
+  log: LogConfig;
   /** Memory of the service's packet core, octets. */
   memoryBytes: number;
   /** Connections that are followed at one time. */
   maxConnections: number;
+}
+
+/** Table `log` of a service. */
+export interface LogConfig {
+  /** Where logs are kept. */
+  store: "memory";
+  /** What is kept of one connection, octets from its first. */
+  limitBytes: number;
+  /** At the limit the connection becomes unprotected, or its client is held. */
+  full: "unprotect" | "hold";
 }
 
 /** One thing that is wrong with a file. */
@@ -544,6 +558,14 @@ const SCHEMA = table("the top level", {
         lag_time: v.optional(duration("1ms", "1h"), "2s"),
         unprotectable: v.optional(choice("pass", "refuse"), "pass"),
         log_limit: v.optional(size("64KiB", "1GiB"), "8MiB"),
+        log: v.optional(
+          table("log", {
+            store: v.optional(choice("memory", "disk"), "memory"),
+            limit: v.optional(size("64KiB", "1GiB"), "64MiB"),
+            full: v.optional(choice("unprotect", "hold"), "unprotect"),
+          }),
+          {},
+        ),
         memory: v.optional(size("48MiB", "4095MiB"), "256MiB"),
         max_connections: v.optional(wholeNumber(1, 4_000_000), 65536),
         uplink: v.optional(flag(), true),
@@ -702,6 +724,29 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
     const path = `service[${index}]`;
     const ports = Array.isArray(service.ports) ? service.ports : [];
     problems.push(...repeated(ports, (number) => `${path}.ports[${number}]`));
+    const mode = service.mode === "log" ? "log" : "hot";
+    if (isTable(service.log)) {
+      const { store } = service.log as Record<string, unknown>;
+      if (store === "disk") {
+        problems.push({
+          path: `${path}.log.store`,
+          message: 'found "disk", which is not available yet, allowed: "memory"',
+        });
+      }
+      if (mode === "hot") {
+        problems.push({
+          path: `${path}.log`,
+          message: 'found a table, allowed: only beside mode = "log"',
+        });
+      }
+    }
+    if (mode === "log" && service.log_limit !== undefined) {
+      problems.push({
+        path: `${path}.log_limit`,
+        message: `found ${show(service.log_limit)}, allowed: only beside mode = "hot"; for "log" ` +
+          "it is log.limit",
+      });
+    }
     const prefer = textAt(service, "prefer");
     if (prefer !== undefined && !nodes.includes(prefer)) {
       const allowed = nodes.filter((name) => name !== undefined).map(show).join(" or ");
@@ -857,6 +902,7 @@ function toConfig(document: Document, file: string): Config {
       lagBytes: s.lag_bytes,
       lagTimeMs: s.lag_time / 1000,
       logLimitBytes: s.log_limit,
+      log: { store: "memory", limitBytes: s.log.limit, full: s.log.full },
       memoryBytes: s.memory,
       maxConnections: s.max_connections,
     })),
@@ -869,22 +915,21 @@ function toConfig(document: Document, file: string): Config {
  * @returns One sentence for each; empty when all of it can be done.
  */
 export function unsupported(config: Config): string[] {
-  const { peers, services } = config;
-  const found: string[] = [];
-  if (peers.length > 1) {
-    found.push(`peer: ${peers.length} peers, this version replicates to one`);
-  }
-  for (const { name, mode } of services) {
-    if (mode !== "hot") found.push(`service "${name}": mode "${mode}" is not there yet; use "hot"`);
-  }
-  return found;
+  const { peers } = config;
+  if (peers.length <= 1) return [];
+  return [`peer: ${peers.length} peers, this version replicates to one`];
 }
 
 /** What an operator should know of a configuration that will be used as it is. */
 export function warnings(config: Config): string[] {
-  const { cluster, peers } = config;
+  const { cluster, peers, services } = config;
   if (peers.length === 0) {
-    return ["no [[peer]]: nobody can take over, connections are passed through unprotected"];
+    return services.map(({ name, mode }) =>
+      mode === "log"
+        ? `no [[peer]]: connections of ${name} survive the end of their server, not that of this host`
+        : `no [[peer]]: nobody can take over, connections of ${name} are passed through unprotected; ` +
+          'with mode = "log" they would survive the end of their server'
+    );
   }
   const found: string[] = [];
   if (cluster.insecure) {

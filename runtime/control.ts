@@ -9,6 +9,7 @@
  *   GET    /status         NodeStatus
  *   GET    /connections    ConnectionInfo[]
  *   POST   /switch         { service, to? } -> SwitchResult
+ *   POST   /restart        { service } -> RestartResult
  *   GET    /healthz        200 { "ok": true } while the data plane answers, else 503
  *   GET    /metrics        Prometheus text format 0.0.4
  *
@@ -21,12 +22,20 @@
  */
 
 import { dirname } from "node:path";
-import type { ConnectionInfo, DaemonApi, NodeStatus, SwitchResult } from "./status.ts";
+import type {
+  ConnectionInfo,
+  DaemonApi,
+  NodeStatus,
+  RestartResult,
+  SwitchResult,
+} from "./status.ts";
 
 /** Octets of the longest body of a request. */
 export const BODY_LENGTH_MAX = 4096;
 /** How long a client waits for an answer, milliseconds; longer than a switch may take. */
 export const REQUEST_TIMEOUT_MS = 10_000;
+/** The same for a restart: as long as the daemon waits for the new server, and some. */
+const RESTART_TIMEOUT_MS = 45_000;
 /** How long open requests may take when the server is closed, milliseconds. */
 const CLOSE_TIMEOUT_MS = 1000;
 const MODE_OWNER_ONLY = 0o600;
@@ -134,6 +143,7 @@ const ROUTES: Record<string, (api: DaemonApi, request: Request) => Promise<Respo
       headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
     }),
   "POST /switch": switchService,
+  "POST /restart": restartService,
 };
 
 async function answer(request: Request, api: DaemonApi | null): Promise<Response> {
@@ -152,21 +162,42 @@ async function answer(request: Request, api: DaemonApi | null): Promise<Response
 }
 
 async function switchService(api: DaemonApi, request: Request): Promise<Response> {
-  const { service, to } = await readSwitch(request);
+  const { service, to } = await readOrder(request, "switch");
+  await mustKnow(api, service, "switch");
+  return await carryOut(() => api.switchService(service, to));
+}
+
+async function restartService(api: DaemonApi, request: Request): Promise<Response> {
+  const { service } = await readOrder(request, "restart");
+  await mustKnow(api, service, "restart");
+  return await carryOut(() => api.restartService(service));
+}
+
+/** Something that may be asked of a service. */
+type Order = "switch" | "restart";
+
+async function mustKnow(api: DaemonApi, service: string, order: Order): Promise<void> {
   const known = (await api.status()).services.map(({ name }) => name);
-  if (!known.includes(service)) {
-    const allowed = known.join(", ") || "none";
-    throw new RequestError(404, `Cannot switch "${service}": services here are ${allowed}`);
-  }
+  if (known.includes(service)) return;
+  const allowed = known.join(", ") || "none";
+  throw new RequestError(404, `Cannot ${order} "${service}": services here are ${allowed}`);
+}
+
+async function carryOut(action: () => Promise<unknown>): Promise<Response> {
   try {
-    return Response.json(await api.switchService(service, to));
+    return Response.json(await action());
   } catch (error) {
     throw new RequestError(409, (error as Error).message);
   }
 }
 
-async function readSwitch(request: Request): Promise<{ service: string; to?: string }> {
-  const allowed = '{ "service": NAME } or { "service": NAME, "to": NODE }';
+async function readOrder(
+  request: Request,
+  order: Order,
+): Promise<{ service: string; to?: string }> {
+  const allowed = order === "switch"
+    ? '{ "service": NAME } or { "service": NAME, "to": NODE }'
+    : '{ "service": NAME }';
   const text = await readBody(request);
   let body: unknown;
   try {
@@ -176,7 +207,7 @@ async function readSwitch(request: Request): Promise<{ service: string; to?: str
   }
   const { service, to } = (body ?? {}) as { service?: unknown; to?: unknown };
   if (typeof service !== "string" || (to !== undefined && typeof to !== "string")) {
-    throw new RequestError(400, `Cannot switch ${text}: allowed is ${allowed}`);
+    throw new RequestError(400, `Cannot ${order} ${text}: allowed is ${allowed}`);
   }
   return { service, to };
 }
@@ -249,10 +280,24 @@ export class ControlClient {
    * @throws {ControlError} As {@linkcode status}; 404 for an unknown service, 409 when it cannot be moved.
    */
   switchService(service: string, to?: string): Promise<SwitchResult> {
-    return this.#request("POST", "/switch", JSON.stringify({ service, to }));
+    return this.#request("POST", "/switch", { body: JSON.stringify({ service, to }) });
   }
 
-  async #request<T>(method: string, path: string, body?: string): Promise<T> {
+  /**
+   * Restarts a service's server behind its clients' backs.
+   *
+   * @throws {ControlError} As {@linkcode status}; 404 for an unknown service, 409 when it cannot be done.
+   */
+  restartService(service: string): Promise<RestartResult> {
+    const timeoutMs = Math.max(this.#timeoutMs, RESTART_TIMEOUT_MS);
+    return this.#request("POST", "/restart", { body: JSON.stringify({ service }), timeoutMs });
+  }
+
+  async #request<T>(
+    method: string,
+    path: string,
+    { body, timeoutMs = this.#timeoutMs }: { body?: string; timeoutMs?: number } = {},
+  ): Promise<T> {
     const client = Deno.createHttpClient({ proxy: { transport: "unix", path: this.#path } });
     let response: Response;
     let text: string;
@@ -262,11 +307,11 @@ export class ControlClient {
         client,
         method,
         body,
-        signal: AbortSignal.timeout(this.#timeoutMs),
+        signal: AbortSignal.timeout(timeoutMs),
       });
       text = await response.text();
     } catch (error) {
-      throw new ControlError(0, await this.#explain(error as Error));
+      throw new ControlError(0, await this.#explain(error as Error, timeoutMs));
     } finally {
       client.close();
     }
@@ -275,10 +320,10 @@ export class ControlClient {
   }
 
   /** Why there was no answer, and what to do about it. */
-  async #explain(error: Error): Promise<string> {
+  async #explain(error: Error, timeoutMs: number): Promise<string> {
     const place = `Cannot ask the daemon at ${this.#path}`;
     if (error.name === "TimeoutError") {
-      return `${place}: it did not answer within ${this.#timeoutMs} ms`;
+      return `${place}: it did not answer within ${timeoutMs} ms`;
     }
     try {
       if (!await isListening(this.#path)) {

@@ -98,6 +98,25 @@ export interface CoreExports {
   judgeEnds(): void;
   /** Nobody takes the service over: clients are told of the ends that were judged. */
   releaseEnds(): void;
+  /**
+   * Log mode: logs are kept from the first octet, and only the primary has a server. With `holds` a
+   * client whose log is full is slowed, else it goes on unprotected.
+   */
+  setLogMode(holds: number): void;
+  /** Log mode: ends of our server wait until `confirmEnds()` or `detach()`. */
+  endsHeld(): number;
+  /** Log mode: our server lives; ends that came before the last probe's answer are told. */
+  confirmEnds(): void;
+  /** Log mode: asks with a SYN whether a server listens at `port`; `probeAnswer()` says later. */
+  probe(port: number): void;
+  /** What the last probe found: 0 nothing yet, 1 somebody listens, 2 nobody. */
+  probeAnswer(): number;
+  /** Log mode: connections leave our server, which is dead. 1 when another pass is needed. */
+  detach(): number;
+  /** Log mode: a server listens, and is played every connection that has none. */
+  replay(): void;
+  /** Log mode: connections whose server is not yet where the client is. */
+  behind(): number;
   /** Every protected connection's progress goes into the next messages. */
   markAll(): void;
   /** True while progress or reports still wait to be written. */
@@ -202,6 +221,7 @@ export const COUNTER_NAMES = [
   "diverged",
   "untold",
   "outOfOrder",
+  "replayed",
 ] as const;
 
 /** What people are told for each `Reason` of core/flow/connection.ts, in its order. */
@@ -223,6 +243,8 @@ export const REASONS = [
   "the standby's server ended it alone",
   "the primary's server ended it alone, and nobody could take it over",
   "the two servers answered differently",
+  "the client has sent more than its log may hold (log.limit)",
+  "a server that was played the log answered otherwise than the one before it",
 ] as const;
 
 /** Record fields in the order of `fieldOffset()` in core/mod.ts. */
@@ -261,7 +283,7 @@ export const FIELDS = [
 export type Field = typeof FIELDS[number];
 
 /** Flags of a record that the runtime looks at, `Flag` in core/flow/connection.ts. */
-export const RecordFlag = { hot: 8, fed: 128 } as const;
+export const RecordFlag = { hot: 8, fed: 128, logged: 16384 } as const;
 
 /** What an instance is made with. */
 export interface CoreOptions {

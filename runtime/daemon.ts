@@ -15,7 +15,7 @@
 import v8 from "node:v8";
 import { AppRunner } from "./app.ts";
 import { type Arbiter, openArbiter } from "./arbiter/arbiter.ts";
-import type { Config } from "./config.ts";
+import type { Config, ServiceConfig } from "./config.ts";
 import { parseAddress } from "./io/address.ts";
 import { closeAll } from "./io/libc.ts";
 import { type ServiceNetwork, setUpServiceNetwork } from "./io/namespace.ts";
@@ -33,7 +33,13 @@ import type {
   LoopSwitch,
 } from "./loop.ts";
 import type { Verdict } from "./protocol/replica.ts";
-import type { ConnectionInfo, DaemonApi, NodeStatus, SwitchResult } from "./status.ts";
+import type {
+  ConnectionInfo,
+  DaemonApi,
+  NodeStatus,
+  RestartResult,
+  SwitchResult,
+} from "./status.ts";
 import { VERSION } from "./version.ts";
 
 /**
@@ -46,6 +52,11 @@ const V8_FLAGS = "--single-threaded-gc";
 const ASK_MS = 5000;
 /** How long the loop may take to start or to stop, milliseconds. */
 const START_MS = 10000;
+
+/** How long `restart` waits for the new server to be where the clients are, milliseconds. */
+const RESTART_MS = 30_000;
+/** How often it looks, milliseconds. */
+const RESTART_LOOK_MS = 20;
 
 interface Running {
   network: ServiceNetwork;
@@ -122,7 +133,7 @@ class Daemon implements DaemonApi {
         ports: service.ports,
         commit: service.commit,
         divergence: service.divergence,
-        logLimit: service.logLimitBytes,
+        logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
         memoryMiB: Math.ceil(service.memoryBytes / (1 << 20)),
         capacity: service.maxConnections,
         refuseUnprotectable: service.unprotectable === "refuse",
@@ -134,6 +145,9 @@ class Daemon implements DaemonApi {
         prefer: service.prefer,
         finWaitMs: service.finWaitMs,
         epochFile: `${config.node.stateDir}/${service.name}.epoch`,
+        log: service.mode === "log"
+          ? { holds: service.log.full === "hold", spawns: service.run !== null }
+          : null,
       });
     }
     this.#mailbox = mailbox();
@@ -165,25 +179,43 @@ class Daemon implements DaemonApi {
       services,
     });
     for (const service of config.services) {
-      if (service.run === null) continue;
-      const app = new AppRunner({
-        service: service.name,
-        netns: service.netns,
-        command: service.run,
-        user: service.user,
-        log: this.#log,
-        onStart: () => this.#tellApp(service.name, null),
-        onExit: ({ how }) => this.#tellApp(service.name, how),
-      });
-      this.#running.get(service.name)!.app = app;
-      app.start();
+      // In log mode only a primary has a server: the loop says when.
+      if (service.mode === "hot") this.#startApp(service);
     }
   }
 
+  /** Starts a service's server, if it is ours to start and does not run. */
+  #startApp(service: ServiceConfig): void {
+    const running = this.#running.get(service.name)!;
+    if (service.run === null || running.app !== null) return;
+    running.app = new AppRunner({
+      service: service.name,
+      netns: service.netns,
+      command: service.run,
+      user: service.user,
+      log: this.#log,
+      onStart: (pid) => this.#tellApp(service.name, { pid, ended: null }),
+      onExit: ({ how }) => this.#tellApp(service.name, { pid: null, ended: how }),
+    });
+    running.app.start();
+  }
+
+  /** Log mode: this node has become primary, or is so no longer. */
+  #serve({ service: name, wanted }: LoopMessage & { kind: "serve" }): void {
+    const running = this.#running.get(name);
+    if (running === undefined || this.#dead !== null) return;
+    if (wanted) return this.#startApp(this.#config.services.find((s) => s.name === name)!);
+    const { app } = running;
+    running.app = null;
+    app?.stop().catch((error: Error) => {
+      this.#log.error("cannot end a server", { service: name, why: error.message });
+    });
+  }
+
   /** The loop wants to know whether a service's server runs. */
-  #tellApp(service: string, ended: string | null): void {
+  #tellApp(service: string, news: { pid: number | null; ended: string | null }): void {
     if (this.#dead !== null || this.#mailbox === null) return;
-    this.#ask({ kind: "app", service, ended }).catch((error: Error) => {
+    this.#ask({ kind: "app", service, ...news }).catch((error: Error) => {
       this.#log.warn("cannot tell the data plane about a server", { service, why: error.message });
     });
   }
@@ -223,6 +255,9 @@ class Daemon implements DaemonApi {
           break;
         case "ask":
           this.#askArbiter(message);
+          break;
+        case "serve":
+          this.#serve(message);
           break;
         case "worn":
           this.#peerControl?.noteWorn();
@@ -331,7 +366,9 @@ class Daemon implements DaemonApi {
           role: service.role,
           epoch: service.epoch,
           protected: service.protected,
-          app: app === null ? { state: "external", pid: null } : app.status(),
+          app: app !== null
+            ? app.status()
+            : { state: config.run === null ? "external" : "stopped", pid: null },
           connections: service.connections,
           lastTakeover: service.lastTakeover,
           counters: service.counters,
@@ -339,6 +376,7 @@ class Daemon implements DaemonApi {
           speaks: service.speaks,
           judgements: service.judgements,
           warnings: [],
+          recovery: service.recovery,
         };
       }),
       peers: this.#config.peers.map((peer) => ({
@@ -367,6 +405,43 @@ class Daemon implements DaemonApi {
     }
     const result = await this.#ask<LoopSwitch>({ kind: "switch", service });
     return { ...result, from: node.name, to: peer!.name };
+  }
+
+  async restartService(service: string): Promise<RestartResult> {
+    const config = this.#config.services.find(({ name }) => name === service);
+    if (config === undefined) {
+      const known = this.#config.services.map(({ name }) => name).join(", ");
+      throw new Error(`Cannot restart ${service}: no such service, known are ${known}`);
+    }
+    if (config.mode !== "log") {
+      throw new Error(`Cannot restart ${service}: its mode is "${config.mode}", allowed is "log"`);
+    }
+    const app = this.#running.get(service)?.app ?? null;
+    if (config.run !== null && app === null) {
+      throw new Error(`Cannot restart ${service} here: this node is not its primary`);
+    }
+    if (app === null) {
+      throw new Error(
+        `Cannot restart ${service}: its server is not started by this node ("run"); end it and ` +
+          "start it again yourself, its clients wait",
+      );
+    }
+    const startMs = performance.now();
+    const connections = await this.#ask<number>({ kind: "detach", service });
+    await app.restart();
+    for (;;) {
+      const { services } = await this.#ask<LoopStatus>({ kind: "status" });
+      const recovery = services.find(({ name }) => name === service)?.recovery ?? null;
+      const tookMs = performance.now() - startMs;
+      if (recovery?.state === "live") return { service, connections, tookMs };
+      if (tookMs > RESTART_MS) {
+        throw new Error(
+          `The new server of ${service} has not caught up within ${RESTART_MS} ms; its clients ` +
+            'go on waiting, see "holdfast status"',
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, RESTART_LOOK_MS));
+    }
   }
 
   stop(options: { handOver: boolean }): Promise<void> {

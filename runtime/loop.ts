@@ -81,10 +81,11 @@ import {
   type TakeoverReason,
   type Verdict,
 } from "./protocol/replica.ts";
+import { Recoverer } from "./recoverer.ts";
 import { type RefusalKind, Refusals } from "./refusals.ts";
 import { BEAT_HEADER, BeatSeal, placeOf, StreamSeal } from "./seal.ts";
 import { Spin } from "./spin.ts";
-import type { TakeoverStatus } from "./status.ts";
+import type { RecoveryStatus, TakeoverStatus } from "./status.ts";
 
 /** What the loop is started with; plain data, it crosses to the worker. */
 export interface LoopOptions {
@@ -146,6 +147,13 @@ export interface LoopServiceOptions {
   finWaitMs: number;
   /** File that keeps the highest epoch. */
   epochFile: string;
+  /** Log mode; null for hot. */
+  log: {
+    /** A client whose log is full is slowed, instead of going on unprotected. */
+    holds: boolean;
+    /** The server is started by this node. */
+    spawns: boolean;
+  } | null;
 }
 
 /** The last time this replica became primary. */
@@ -178,6 +186,8 @@ export interface LoopServiceStatus {
   speaks: boolean;
   /** What was judged lately and on what evidence, oldest first. */
   judgements: LoopJudgement[];
+  /** Log mode: where its server stands; null in hot mode. */
+  recovery: RecoveryStatus | null;
 }
 
 /** One judgement. */
@@ -283,8 +293,10 @@ export type LoopCommand =
     | { kind: "status" }
     | { kind: "connections" }
     | { kind: "switch"; service: string }
-    /** The spawned server runs, or has ended: how. */
-    | { kind: "app"; service: string; ended: string | null }
+    /** The spawned server runs as process `pid`, or has ended: how. */
+    | { kind: "app"; service: string; ended: string | null; pid: number | null }
+    /** Log mode: connections leave the server, which is going to be replaced. */
+    | { kind: "detach"; service: string }
     | { kind: "stop" }
     | { kind: "verdict"; service: string; verdict: Verdict }
     /** What a register holds; without a value it could not be read. */
@@ -313,6 +325,8 @@ export type LoopMessage =
   }
   /** So much was sealed with the key in use that a new one should be agreed on. */
   | { kind: "worn" }
+  /** Log mode: the server is wanted here, or no longer. */
+  | { kind: "serve"; service: string; wanted: boolean }
   | { kind: "stopped" };
 
 /** A peer that takes nothing from the channel for so long is no standby. */
@@ -438,6 +452,8 @@ class Service {
   /** The standby says that it could take over, its server included. */
   peerReady = false;
   readonly claim: AddressClaim;
+  /** In log mode. */
+  recoverer: Recoverer | null = null;
   channel: Channel | null = null;
   switching: Switch | null = null;
   lastTakeover: Takeover | null = null;
@@ -513,6 +529,7 @@ class Service {
     }, nowMs);
     this.judge = new Judge(loop.node, loop.peer?.name ?? null);
     wasm.setJudgement(options.finWaitMs);
+    if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
     wasm.setMssMax(this.mssFor(options.mtu));
     this.claim = new AddressClaim({
       address: options.address,
@@ -612,6 +629,7 @@ class DataLoop {
       }
       for (const service of options.services) {
         this.#services.push(new Service(service, { loop: options, token, nowMs }));
+        this.#addRecoverer(this.#services.at(-1)!, nowMs);
       }
     } catch (error) {
       this.#close();
@@ -689,6 +707,7 @@ class DataLoop {
       else if (wasm.hasTimers() !== 0 || service.switching !== null) {
         waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
       }
+      if (service.recoverer?.isBusy) waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
       if (service.announceAtMs.length > 0) {
         waitMs = Math.min(waitMs, service.announceAtMs[0] - nowMs);
       }
@@ -1122,6 +1141,7 @@ class DataLoop {
     this.#sendMessage(service, nowMs);
     this.#write(service, count);
     this.#judgeFindings(service, nowMs);
+    if (replica.role === "primary") service.recoverer?.step(nowMs);
     if (service.switching?.phase === "drain") this.#drain(service, service.switching, nowMs);
     return busy;
   }
@@ -1390,6 +1410,7 @@ class DataLoop {
       if (firstByteMs === 0) firstByteMs = performance.now();
     }
     const spokenMs = performance.now();
+    this.#wantServer(service, true, spokenMs);
     service.announceAtMs = ANNOUNCE_AGAIN_MS.map((ms) => claimedMs + ms);
     const heardMs = replica.heardMs;
     service.lastTakeover = {
@@ -1504,10 +1525,56 @@ class DataLoop {
   #noteApp(command: LoopCommand & { kind: "app" }, nowMs: number): void {
     const service = this.#services.find((s) => s.options.name === command.service);
     if (service === undefined) return;
+    const { recoverer } = service;
+    if (recoverer !== null) {
+      if (command.ended !== null) recoverer.noteExit(command.ended, nowMs);
+      else if (command.pid !== null) recoverer.noteStart(command.pid);
+      return;
+    }
     service.appRuns = command.ended === null;
     if (command.ended === null) return;
     const effects = service.judge.handleAppExit(command.ended, this.#situation(service, nowMs));
     this.#carryOut(service, effects, nowMs);
+  }
+
+  // Log mode ------------------------------------------------------------------------------------
+
+  #addRecoverer(service: Service, nowMs: number): void {
+    const { core, options, judgements } = service;
+    if (options.log === null) return;
+    const host = {
+      flush: () => {
+        const count = core.wasm.settle();
+        this.#sendMessage(service, performance.now());
+        this.#write(service, count);
+      },
+      onFailure: (reason: string, seen: string) => {
+        judgements.splice(0, Math.max(0, judgements.length - JUDGEMENTS_MAX + 1));
+        const evidence = { node: this.#options.node, act: "replay", seen };
+        this.#noteJudgement(service, { kind: "judgement", judgement: reason, evidence });
+      },
+      onRecovered: ({ last }: RecoveryStatus) =>
+        this.#log("info", "connections live again", { service: options.name, ...last }),
+    };
+    const { spawns } = options.log;
+    service.recoverer = new Recoverer(core, { port: options.ports[0], spawns, nowMs, host });
+  }
+
+  /** Log mode: only the primary has a server. */
+  #wantServer(service: Service, wanted: boolean, nowMs: number): void {
+    if (service.recoverer === null) return;
+    if (wanted) service.recoverer.notePromoted(nowMs);
+    post({ kind: "serve", service: service.options.name, wanted });
+  }
+
+  #detach({ id, service: name }: LoopCommand & { kind: "detach" }, nowMs: number): void {
+    const service = this.#services.find((s) => s.options.name === name);
+    const recoverer = service?.recoverer ?? null;
+    if (service?.replica.role !== "primary" || recoverer === null) {
+      const message = `Cannot restart ${name} here: this node is not its primary`;
+      return post({ kind: "error", id, message });
+    }
+    post({ kind: "reply", id, value: recoverer.restart(nowMs) });
   }
 
   /** While nothing is read: as soon as all input is committed and all output out, hand over. */
@@ -1525,6 +1592,7 @@ class DataLoop {
       if (service.channel === null) return;
     }
     wasm.demote();
+    this.#wantServer(service, false, nowMs);
     wasm.relay(1);
     const { epoch } = switching;
     this.#perform(service, replica.handleHandedOver(epoch), nowMs);
@@ -1577,6 +1645,9 @@ class DataLoop {
           this.#noteApp(command, nowMs);
           post({ kind: "reply", id: command.id, value: null });
           break;
+        case "detach":
+          this.#detach(command, nowMs);
+          break;
         case "stop":
           this.#stopping = true;
           post({ kind: "reply", id: command.id, value: null });
@@ -1614,25 +1685,29 @@ class DataLoop {
         const { core, replica, options } = service;
         let total = 0;
         let hot = 0;
+        let log = 0;
         const top = core.wasm.highWater();
         const standby = replica.role === "standby";
         for (let i = 0; i < top; i++) {
           const at = core.wasm.recordAt(i);
           if (at === 0) continue;
           total++;
-          if (isProtected(core, at, standby)) hot++;
+          const kept = protection(core, at, standby);
+          if (kept === "hot") hot++;
+          else if (kept === "log") log++;
         }
         return {
           name: options.name,
           role: replica.role,
           epoch: replica.epoch,
           protected: replica.ready && service.appRuns && (standby || service.peerReady),
-          connections: { total, hot, log: 0, unprotected: total - hot },
+          connections: { total, hot, log, unprotected: total - hot - log },
           lastTakeover: service.lastTakeover,
           counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
           arbitration: inWallTime(replica.arbitration),
           speaks: replica.maySpeak(nowMs),
           judgements: service.judgements,
+          recovery: service.recoverer?.status(nowMs) ?? null,
         };
       }),
       links: this.#links.map((link) => ({
@@ -1659,7 +1734,7 @@ class DataLoop {
         const u32 = (field: Field) => view.getUint32(at + offsets[field], true);
         const ports = u32("ports");
         const phase = u32("phase");
-        const isHot = isProtected(core, at, standby);
+        const kept = protection(core, at, standby);
         list.push({
           service: options.name,
           client: endpointText(core.bytes, at, options.addressBytes.length, ports & 0xffff),
@@ -1671,8 +1746,8 @@ class DataLoop {
             : phase === 4
             ? "closing"
             : "closed",
-          protection: isHot ? "hot" : "unprotected",
-          reason: isHot ? null : REASONS[u32("reason")] ?? null,
+          protection: kept,
+          reason: kept === "hot" ? null : REASONS[u32("reason")] ?? null,
           bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
           bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
           ageMs: (now - u32("openedAt")) >>> 0,
@@ -1685,11 +1760,16 @@ class DataLoop {
   }
 }
 
-/** The standby has the connection, and its server has accepted it. */
-function isProtected(core: Core, at: number, standby: boolean): boolean {
+/**
+ * "hot": the standby has the connection, and its server has accepted it; "log": whoever is to serve it
+ * next can be played all that the client has said.
+ */
+function protection(core: Core, at: number, standby: boolean): LoopConnection["protection"] {
   const { view, offsets } = core;
-  if (view.getUint32(at + offsets.reason, true) !== 0) return false;
-  return standby || (view.getUint32(at + offsets.flags, true) & RecordFlag.hot) !== 0;
+  const flags = view.getUint32(at + offsets.flags, true);
+  if ((flags & RecordFlag.logged) !== 0) return "log";
+  if (view.getUint32(at + offsets.reason, true) !== 0) return "unprotected";
+  return standby || (flags & RecordFlag.hot) !== 0 ? "hot" : "unprotected";
 }
 
 function endpointText(bytes: Uint8Array, at: number, length: number, port: number): string {

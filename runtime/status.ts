@@ -38,6 +38,12 @@ export interface DaemonApi {
    */
   switchService(service: string, to?: string): Promise<SwitchResult>;
   /**
+   * Log mode: ends the server of a service, starts it again and brings every connection to it.
+   *
+   * @throws {Error} When it is not in log mode, not primary here, not started by us, or does not come back.
+   */
+  restartService(service: string): Promise<RestartResult>;
+  /**
    * Ends all services on this node and undoes what was changed on the host.
    *
    * @param options `handOver`: first let the standby take what it can.
@@ -119,6 +125,44 @@ export interface ServiceStatus {
   judgements: Judgement[];
   /** What an operator should know. */
   warnings: string[];
+  /** Log mode: how far its server is; null in hot mode. */
+  recovery: RecoveryStatus | null;
+}
+
+/** Log mode: a server is there, or is being brought to where the clients are. */
+export interface RecoveryStatus {
+  /** No server listens yet; it is played the logs; every connection is served. */
+  state: "waiting" | "replaying" | "live";
+  /** Why the connections left their last server: "start", "app-exited", "app-died", "restart". */
+  reason: string;
+  /** Since they left it, milliseconds; null when they are served. */
+  forMs: number | null;
+  /** Connections that wait for their server. */
+  behind: number;
+  /** The last recovery that had connections; null before the first. */
+  last: RecoveryResult | null;
+}
+
+/** A recovery that is over. */
+export interface RecoveryResult {
+  /** As above. */
+  reason: string;
+  /** Connections that were brought to the new server. */
+  connections: number;
+  /** From the end of the old server to the last connection's return, milliseconds. */
+  tookMs: number;
+  /** Of that, until the new server listened, milliseconds. */
+  waitedMs: number;
+}
+
+/** A deliberate restart of a server, which its clients did not notice. */
+export interface RestartResult {
+  /** Name of the service. */
+  service: string;
+  /** Connections that were brought to the new server. */
+  connections: number;
+  /** From leaving the old server to the last connection's return, milliseconds. */
+  tookMs: number;
 }
 
 /** Something that was judged. */
@@ -149,7 +193,7 @@ export interface ConnectionCounts {
   total: number;
   /** Followed by a standby's server. */
   hot: number;
-  /** Followed by a standby's log. */
+  /** What its client has said is logged: a server can be brought to where it is. */
   log: number;
   /** Would not survive. */
   unprotected: number;
@@ -330,14 +374,21 @@ export function renderSwitch(result: SwitchResult): string {
   ) + "\n";
 }
 
+/** The text of `holdfast restart`; ends with a line feed. */
+export function renderRestart({ service, connections, tookMs }: RestartResult): string {
+  const moved = `${count(connections, "connection")} brought to the new server`;
+  return clean(`${service}: restarted, ${moved} in ${formatMs(tookMs)}`) + "\n";
+}
+
 /** What there is to say about a service beside its line. */
 function notesOf(service: ServiceStatus): string[] {
   const notes = service.warnings.map((warning) => `${service.name}: warning: ${warning}`);
-  const { app, lastTakeover, counters } = service;
+  const { app, lastTakeover, counters, recovery } = service;
   if (counters.diverged > 0) {
     const connections = count(counters.diverged, "connection");
     notes.push(`${service.name}: ${connections} so far whose servers answered differently`);
   }
+  if (recovery !== null) notes.push(...notesOfRecovery(service.name, recovery));
   if (app.lastExit !== undefined && app.lastExit !== null) {
     const restarts = count(app.restarts ?? 0, "restart");
     notes.push(`${service.name}: server last ended with ${app.lastExit}, ${restarts}`);
@@ -348,6 +399,22 @@ function notesOf(service: ServiceStatus): string[] {
       `${service.name}: took over ${count(connections, "connection")} at ${at} (${reason}), ` +
         `detected in ${formatMs(detectMs)}, took ${formatMs(takeoverMs)}`,
       `${service.name}: ${renderTimeline(timeline)}`,
+    );
+  }
+  return notes;
+}
+
+function notesOfRecovery(name: string, { state, forMs, behind, last }: RecoveryStatus): string[] {
+  const notes: string[] = [];
+  if (forMs !== null && behind > 0) {
+    const doing = state === "waiting" ? "held until a server listens" : "being replayed";
+    notes.push(`${name}: ${count(behind, "connection")} ${doing}, for ${formatMs(forMs)} so far`);
+  }
+  if (last !== null) {
+    const { connections, reason, tookMs, waitedMs } = last;
+    notes.push(
+      `${name}: ${count(connections, "connection")} brought to a new server (${reason}) in ` +
+        `${formatMs(tookMs)}, of which ${formatMs(waitedMs)} until it listened`,
     );
   }
   return notes;

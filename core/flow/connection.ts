@@ -71,6 +71,10 @@ export const enum Reason {
   ServerEnded,
   /** Both servers have the connection, and wrote different octets. */
   Diverged,
+  /** Log mode: the client has sent more than its log may hold. */
+  LogFull,
+  /** Log mode: a server that was played the log answered otherwise than the one before it. */
+  ReplayDiffers,
 }
 
 export const enum Flag {
@@ -104,6 +108,8 @@ export const enum Flag {
   FinHeld = 2097152,
   /** Our server's RST, likewise. */
   ResetHeld = 4194304,
+  /** The input log holds the client's stream from its first octet: another server can be played it. */
+  Logged = 16384,
   /** The primary's server is gone for this connection: nobody stands behind us after a switch. */
   PeerGone = 8388608,
   /** Waits in the queue of ends that one server has said alone. */
@@ -174,8 +180,8 @@ export class Connection {
   sndShown: u32 = 0;
   /** Next octet that the other replica's server will write, as far as we know. */
   peerSnd: u32 = 0;
-  /** sndShown when we took over. */
-  takenAt: u32 = 0;
+  /** The highest octet that the server before ours can have shown the client. */
+  saidMost: u32 = 0;
   takenAtMs: u32 = 0;
   cliAck: u32 = 0;
   legUna: u32 = 0;
@@ -201,9 +207,15 @@ export class Connection {
   logHead: u32 = 0;
   logTail: u32 = 0;
   logSeq: u32 = 0;
+  logTailSeq: u32 = 0;
+  logCursor: u32 = 0;
+  logCursorSeq: u32 = 0;
   parkHead: u32 = 0;
   parkTail: u32 = 0;
   parkSeq: u32 = 0;
+  parkTailSeq: u32 = 0;
+  parkCursor: u32 = 0;
+  parkCursorSeq: u32 = 0;
   // A SYN that may start a new connection on this tuple.
   synIss: u32 = 0;
   synOptions: u32 = 0;
@@ -225,7 +237,13 @@ export class Connection {
   disputedAt: u32 = 0;
   // Statistics, 64 bit.
   bytesIn: u64 = 0;
+  /** Octets (and FIN) that the present server has written: sndNxt = iss + 1 + bytesOut + ahead. */
   bytesOut: u64 = 0;
+  // Replay (segment/recovery.ts), 64 bit, as a stream may be longer than sequence numbers reach.
+  /** Octets of output up to sndShown. */
+  outShown: u64 = 0;
+  /** Octets that the server is still to write before sndNxt moves. */
+  ahead: u64 = 0;
 }
 
 /** Octets of one record. */

@@ -13,7 +13,7 @@
 import { LINGER_MS } from "../limits";
 import { count, Counter, state } from "../state";
 import { after } from "../wire/bytes";
-import { at, Connection, Flag, has, indexOf, Leg, Phase, Reason } from "./connection";
+import { at, Connection, Flag, has, indexOf, isAccepted, Leg, Phase, Reason } from "./connection";
 import { insert, remove } from "./table";
 import { Chain, clear } from "../stream/chain";
 import { clearRanges } from "../stream/ranges";
@@ -103,6 +103,14 @@ export function release(c: Connection): void {
   s.recordsUsed--;
 }
 
+/** Both sides have finished: nobody is played this connection again. */
+export function dropLog(c: Connection): void {
+  // A feeder that is still behind goes on for as long as the record lingers.
+  if (!has(c, Flag.Logged) || (has(c, Flag.Fed) && isAccepted(c))) return;
+  clear(inputLog(c));
+  clearRanges(c);
+}
+
 /** Stacks all free records, lowest index on top; after a change of role. */
 export function rebuildFree(): void {
   const s = state();
@@ -120,7 +128,7 @@ export function unprotect(c: Connection, reason: Reason): void {
   if (c.reason == Reason.None || c.reason == Reason.Pending) c.reason = reason;
   c.flags &= ~(<u32> Flag.Hot);
   // Nobody compares any more; what has to be before the client hears it still has to.
-  if (!has(c, Flag.Unproven)) c.flags &= ~(<u32> Flag.Digested);
+  if ((c.flags & (Flag.Unproven | Flag.Logged)) == 0) c.flags &= ~(<u32> Flag.Digested);
   if (c.flags & WAITING) markPump(c);
 }
 
@@ -151,6 +159,7 @@ export function checkClosed(c: Connection): void {
   if (!has(c, Flag.ClientFin | Flag.ServerFin)) return;
   if (!after(c.ackShown, c.finSeq) || !after(c.cliAck, c.srvFin)) return;
   c.phase = Phase.Closed;
+  dropLog(c);
   count(Counter.Closed);
   startTimer(c, state().now + LINGER_MS);
 }

@@ -9,7 +9,15 @@ import { Commit, count, Counter, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
 import { comparisonOf } from "../flow/comparison";
-import { ackSoon, goAlone, markPump, occupy, release, startTimer } from "../flow/lifecycle";
+import {
+  ackSoon,
+  dropLog,
+  goAlone,
+  markPump,
+  occupy,
+  release,
+  startTimer,
+} from "../flow/lifecycle";
 import { find } from "../flow/table";
 import { Finding, noteFinding } from "../judgement";
 import {
@@ -101,7 +109,7 @@ function apply(record: usize, left: u32): u32 {
       const c = named(record);
       if (s.role == Role.Primary && c !== null && has(c, Flag.Asked)) refuse(c);
       else if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
-        goAlone(c, flags >= 1 && flags <= <u32> Reason.Diverged ? flags : Reason.StandbyReset);
+        goAlone(c, flags >= 1 && flags <= <u32> Reason.ReplayDiffers ? flags : Reason.StandbyReset);
         if (flags == Reason.Diverged) {
           count(Counter.Diverged);
           noteFinding(Finding.Diverged, c, load<u32>(record, 8), load<u32>(record, 12), s.now);
@@ -176,6 +184,10 @@ function applyOpen(record: usize, asks: bool): void {
   c.peerSnd = c.sndNxt;
   if (asks) c.flags |= Flag.Asked;
   else startComparing(c);
+  if (s.logMode) {
+    c.flags |= Flag.Logged;
+    c.reason = Reason.None;
+  }
   count(Counter.Opened);
   markPump(c);
 }
@@ -217,7 +229,9 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   c.tsClock = later(c.tsClock, load<u32>(record, 20) + peerClock(load<u32>(record, 36)));
   c.ackShown = later(c.ackShown, load<u32>(record, 24));
   c.edgeShown = later(c.edgeShown, load<u32>(record, 28));
-  c.sndShown = later(c.sndShown, load<u32>(record, 32));
+  const shown = later(c.sndShown, load<u32>(record, 32));
+  c.outShown += <u64> (shown - c.sndShown);
+  c.sndShown = shown;
   if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
   if (flags & 4) c.flags |= Flag.PeerGone;
   if (flags & 8) noteTold(c, load<u32>(record, 40), load<u64>(record, 44));
@@ -230,6 +244,7 @@ function applyClose(c: Connection, how: u32): void {
   if (how == CloseHow.Normal) {
     // The local server may be a moment behind; it gets the usual time to finish.
     c.phase = Phase.Closed;
+    dropLog(c);
     startTimer(c, state().now + LINGER_MS);
     if (c.leg == Leg.Dead) release(c);
     return;

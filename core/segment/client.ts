@@ -12,13 +12,7 @@
  * Only segments that are acceptable (RFC 9293 section 3.10.7.4) move the record; the local kernel
  * judges all others itself, as it would without us.
  */
-import {
-  HALF_OPEN_MS,
-  LINGER_MS,
-  UNKNOWN_OUTPUT_ECHO_MS,
-  UNKNOWN_OUTPUT_MAX,
-  UNKNOWN_OUTPUT_MS,
-} from "../limits";
+import { HALF_OPEN_MS, LINGER_MS, UNKNOWN_OUTPUT_ECHO_MS, UNKNOWN_OUTPUT_MS } from "../limits";
 import { count, Counter, isServed, Role, state } from "../state";
 import { after, before, get16, later } from "../wire/bytes";
 import {
@@ -46,7 +40,9 @@ import {
 import { at, Connection, Flag, has, isTold, Leg, Phase, Reason } from "../flow/connection";
 import {
   checkClosed,
+  dropLog,
   freeIndex,
+  inputLog,
   markDirty,
   markPump,
   occupy,
@@ -55,11 +51,12 @@ import {
   unprotect,
 } from "../flow/lifecycle";
 import { find } from "../flow/table";
-import { cover } from "../stream/ranges";
+import { clear } from "../stream/chain";
+import { clearRanges, cover, COVER_NO_MEMORY } from "../stream/ranges";
 import { CloseHow, writeClose, writeData, writeRaw } from "../records";
 import { answerReset, noteHeard, noteUntold } from "./comparing";
 import { absorb, enterFed, noteClientFin } from "./feeder";
-import { refuseClient, toServer } from "./output";
+import { hasRoom, isPastLog, refuseClient, sendSynAck, toServer } from "./output";
 import { joinFragment } from "./reassembly";
 import { alignTimestamps } from "./takeover";
 
@@ -261,7 +258,7 @@ function known(c: Connection, v: View): void {
     c.cliTsNew = later(c.cliTsNew, tsVal(v));
   }
   if (v.payloadLength || (v.flags & FIN) != 0) {
-    if (hot || fed) {
+    if (hot || fed || has(c, Flag.Logged)) {
       if (!stale && c.phase >= Phase.Half && !isBelievable(c, v)) {
         // The kernel would answer with an ACK and drop it (RFC 5961 section 5.2, RFC 7323 section 5):
         // so do we, because an octet it refuses must not reach the standby's server either.
@@ -331,7 +328,7 @@ function mostAcked(c: Connection, v: View): u32 {
     const echo = tsEcr(v);
     if (after(echo, c.tsShown) || before(echo, c.tsShown - UNKNOWN_OUTPUT_ECHO_MS)) return known;
   } else if (state().now - c.takenAtMs > UNKNOWN_OUTPUT_MS) return known;
-  return later(known, c.takenAt + UNKNOWN_OUTPUT_MAX);
+  return later(known, c.saidMost);
 }
 
 /** Takes SEG.ACK, window and TSval into the record; true when something moved. */
@@ -387,16 +384,19 @@ function takeOctets(c: Connection, v: View, end: u32, hot: bool, fed: bool): boo
     markPump(c);
     return true;
   }
-  const fresh = cover(c, v.seq, end, 0, null);
+  const logged = has(c, Flag.Logged);
+  if (logged && isPastLog(c, end)) {
+    stopLogging(c, Reason.LogFull);
+    return true;
+  }
+  const fresh = cover(c, v.seq, end, v.payload, logged ? inputLog(c) : null);
   if (fresh < 0) {
-    unprotect(c, Reason.TooManyRanges);
-    writeClose(c, CloseHow.Dropped, 0);
+    stopLogging(c, fresh == COVER_NO_MEMORY ? Reason.LogMemory : Reason.TooManyRanges);
     return true;
   }
   if (fresh > 0 || (fin && !has(c, Flag.ClientFin))) {
-    if (!writeData(c, v.seq, v.payload, v.payloadLength, fin)) {
-      unprotect(c, Reason.LogMemory);
-      writeClose(c, CloseHow.Dropped, 0);
+    if (hot && !writeData(c, v.seq, v.payload, v.payloadLength, fin)) {
+      stopLogging(c, Reason.LogMemory);
       return true;
     }
     c.bytesIn += <u64> fresh;
@@ -407,6 +407,19 @@ function takeOctets(c: Connection, v: View, end: u32, hot: bool, fed: bool): boo
   return true;
 }
 
+/** Nobody could go on from what is kept of this connection, which its server serves as ever. */
+function stopLogging(c: Connection, reason: Reason): void {
+  if (has(c, Flag.Hot)) writeClose(c, CloseHow.Dropped, 0);
+  if (has(c, Flag.Logged)) {
+    c.flags &= ~(<u32> Flag.Logged);
+    clear(inputLog(c));
+    clearRanges(c);
+    c.reason = reason;
+    count(Counter.Unprotected);
+  }
+  unprotect(c, reason);
+}
+
 function onSyn(c: Connection, v: View): void {
   if (v.flags & ACK) {
     count(Counter.Malformed);
@@ -415,7 +428,10 @@ function onSyn(c: Connection, v: View): void {
   if (c.reason != Reason.Md5 && c.reason != Reason.AuthOption) clean(v);
   if (v.seq == c.irs && c.phase <= Phase.Half) {
     // The same SYN again. While the feeder itself opens the leg, the kernel must not see two.
-    if (has(c, Flag.Fed) && c.leg != Leg.SynAck) return;
+    if (has(c, Flag.Fed) && c.leg != Leg.SynAck) {
+      if (has(c, Flag.Logged) && c.phase == Phase.Half && hasRoom()) sendSynAck(c);
+      return;
+    }
     toServer(v.at, v.length);
     return;
   }
@@ -445,6 +461,7 @@ function onReset(c: Connection, v: View, fed: bool): void {
     c.flags |= Flag.ClientReset;
     c.flags &= ~(<u32> Flag.Hot);
     c.phase = Phase.Closed;
+    dropLog(c);
     startTimer(c, s.now + LINGER_MS);
     count(Counter.Closed);
   } else {

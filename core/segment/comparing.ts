@@ -71,6 +71,30 @@ export function startComparing(c: Connection): void {
   x.markCount = 0;
 }
 
+/**
+ * Log mode: our server is gone. The next one is to write the same, and nothing leaves before it has.
+ */
+export function startOver(c: Connection): void {
+  if (!has(c, Flag.Digested)) return;
+  const x = comparisonOf(c);
+  if (!has(c, Flag.Unproven)) {
+    const value = digestValue(x);
+    x.toldAt = digestEnd(c, x);
+    x.markCount = 0;
+    if (x.toldAt != c.iss + 1) {
+      pushMark(x, x.toldAt, value);
+      c.flags |= Flag.Unproven;
+    }
+  }
+  startDigest(x);
+  x.sameAt = c.iss + 1;
+}
+
+/** Log mode: octets of a server that is far behind, from SND.NXT on (`goAhead()`). */
+export function digestAhead(c: Connection, from: usize, length: u32): void {
+  if (has(c, Flag.Digested)) extendDigest(comparisonOf(c), from, length);
+}
+
 /** Primary: our server has written octets that start at or before SND.NXT. */
 export function digestOutput(c: Connection, seq: u32, from: usize, length: u32): void {
   const x = comparisonOf(c);
@@ -94,6 +118,12 @@ export function noteTold(c: Connection, seq: u32, value: u64): void {
   const x = comparisonOf(c);
   if (!after(seq, x.toldAt)) return;
   x.toldAt = seq;
+  if (has(c, Flag.Logged)) {
+    // No server is here yet to reach any of them, so the last is enough.
+    x.markCount = 0;
+    pushMark(x, seq, value);
+    return;
+  }
   if (before(seq, digestEnd(c, x))) {
     // We have been primary, and further: the other one has compared that with what we told.
     x.sameAt = seq;
@@ -184,7 +214,8 @@ function giveUp(c: Connection, seq: u32): void {
 export function checkUnproven(c: Connection): void {
   if (!has(c, Flag.Unproven) || has(c, Flag.Diverged)) return;
   const told = comparisonOf(c).toldAt;
-  const late = state().now - c.takenAtMs > PROVE_MS;
+  // In log mode the server may still have to be started, and all of it to be written.
+  const late = !has(c, Flag.Logged) && state().now - c.takenAtMs > PROVE_MS;
   if (late || (has(c, Flag.ServerFin) && before(c.srvFin, told))) diverge(c, told);
   else if (has(c, Flag.Unheard) && !has(c, Flag.Timer)) probeClient(c);
 }
@@ -192,6 +223,7 @@ export function checkUnproven(c: Connection): void {
 /** What may be sent to the client of all that is parked: its end. */
 export function provenEnd(c: Connection): u32 {
   if (!has(c, Flag.Unproven)) return c.parkEnd;
+  if (has(c, Flag.Logged)) return c.parkBase;
   return earlier(later(comparisonOf(c).sameAt, c.parkBase), c.parkEnd);
 }
 
@@ -199,7 +231,9 @@ export function provenEnd(c: Connection): u32 {
 export function adoptOutput(c: Connection, peerStays: bool): void {
   if (!has(c, Flag.Digested)) return;
   const x = comparisonOf(c);
-  if (after(x.toldAt, x.sameAt)) c.flags |= Flag.Unproven;
+  // In log mode all of the stream lies between the two, and may be longer than numbers reach.
+  const isOwed = has(c, Flag.Logged) ? x.toldAt != x.sameAt : after(x.toldAt, x.sameAt);
+  if (isOwed) c.flags |= Flag.Unproven;
   // A peer that stays has told all.
   if (!peerStays && counted(Counter.Diverged) && c.phase >= Phase.Open) {
     c.flags |= Flag.Unproven | Flag.Unheard;

@@ -23,6 +23,9 @@
  * The standby reports its server's FIN when it happens, and how far its server has written as soon as
  * that is past our FIN (records.ts), so a common end costs no round trip of its own.
  *
+ * In log mode no other server can be asked. An end is held until the caller knows that our server lives
+ * (recovery.ts); else another one is started in its place.
+ *
  * Limits: `fin_wait` for each record, in a queue through the records; EXPIRED_MAX of them in one tick.
  */
 import { LINGER_MS } from "../limits";
@@ -32,6 +35,7 @@ import { ACK, FIN, RST } from "../wire/packet";
 import { at, Connection, Flag, has, isTold, Phase, Reason } from "../flow/connection";
 import {
   dropDisputed,
+  dropLog,
   goAlone,
   markDirty,
   markDisputed,
@@ -52,8 +56,12 @@ export function outputEnd(c: Connection): u32 {
   return has(c, Flag.ServerFin) ? c.srvFin : c.sndNxt;
 }
 
-/** True when the standby's server has the connection too, so that its end says something of ours. */
+/**
+ * True when the standby's server has the connection too, so that its end says something of ours; in log
+ * mode, when another server could be played the connection.
+ */
 export function isFollowed(c: Connection): bool {
+  if (has(c, Flag.Logged)) return true;
   return has(c, Flag.Hot) && c.reason != Reason.Pending;
 }
 
@@ -144,7 +152,8 @@ function judge(c: Connection): void {
   noteFinding(Finding.OursEnded, c, outputEnd(c), c.peerSnd, c.disputedAt);
 }
 
-function sendFin(c: Connection): void {
+/** Tells the client of our server's FIN. */
+export function sendFin(c: Connection): void {
   c.flags &= ~(<u32> (Flag.FinHeld | Flag.Judged));
   const packet = makeOutput(c, c.srvFin, FIN);
   c.sndShown = later(c.sndShown, c.srvFin + 1);
@@ -152,11 +161,13 @@ function sendFin(c: Connection): void {
   toClient(packet, complete(packet, 0, 65535));
 }
 
-function sendReset(c: Connection): void {
+/** Tells the client of our server's RST. */
+export function sendReset(c: Connection): void {
   if (isTold(c)) writeClose(c, CloseHow.ServerReset, 0);
   c.flags |= Flag.ServerReset;
   c.flags &= ~(<u32> (Flag.ResetHeld | Flag.Judged | Flag.Hot | Flag.Fed));
   c.phase = Phase.Closed;
+  dropLog(c);
   count(Counter.Closed);
   startTimer(c, state().now + LINGER_MS);
   // What the client has is all we sent; if some of it was lost, it asks (RFC 5961) and our kernel,

@@ -30,6 +30,7 @@ import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, FIN, PSH } from "../wire/packet";
 import { Connection, Flag, has, indexOf, Leg, Phase, Reason } from "../flow/connection";
 import {
+  checkClosed,
   inputLog,
   markDirty,
   markPump,
@@ -51,6 +52,7 @@ import {
   clientSegmentSize,
   complete,
   hasRoom,
+  isPastLog,
   make,
   optionLength,
   resetServer,
@@ -77,6 +79,10 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
   if (state().role == Role.Standby) {
     if (reason == Reason.Diverged) writeDiverged(c, divergedAt);
     else writeFail(indexOf(c), c.generation, reason);
+  } else if (has(c, Flag.Logged)) {
+    // No server will ever speak for it again: the client is told.
+    c.flags = (c.flags & ~(<u32> Flag.Logged)) | Flag.ResetHeld;
+    markPump(c);
   }
   if (has(c, Flag.Asked)) release(c);
 }
@@ -88,8 +94,11 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
 export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: bool): bool {
   if (c.leg == Leg.Dead) return false;
   const end = seq + length;
-  const limit = c.legAck + state().logLimit + 131072;
-  if (length && after(end, limit)) {
+  const logged = has(c, Flag.Logged);
+  const isPast = logged ? isPastLog(c, end) : after(end, c.legAck + state().logLimit + 131072);
+  if (length && isPast) {
+    // What the log cannot hold, a client that is held may send again when it is no longer.
+    if (logged && state().role == Role.Primary) return false;
     // More than we promised to keep; the sender cannot have been told that it may.
     failLeg(c, Reason.LogMemory);
     return false;
@@ -118,9 +127,11 @@ export function noteClientFin(c: Connection, seq: u32): void {
 export function enterFed(c: Connection): void {
   c.flags |= Flag.Fed;
   c.tries = 0;
-  // What came early passed to the kernel and not into the log, so it must come once more.
-  clearRanges(c);
-  c.logFrom = c.rcvNxt;
+  if (!has(c, Flag.Logged)) {
+    // What came early passed to the kernel and not into the log, so it must come once more.
+    clearRanges(c);
+    c.logFrom = c.rcvNxt;
+  }
   c.legNxt = c.rcvNxt;
   c.legUna = c.cliAck;
   c.parkBase = c.sndNxt;
@@ -163,17 +174,17 @@ export function pump(c: Connection): void {
     resetClient(c);
     return;
   }
-  if (c.leg == Leg.Dead) return;
   if (!hasRoom()) {
     markPump(c);
     return;
   }
   if ((c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0 && s.role == Role.Primary) settleEnd(c);
+  if (c.leg == Leg.Dead) return;
   if (!has(c, Flag.Fed)) {
     if (has(c, Flag.AckClient)) ackClient(c);
     return;
   }
-  if (c.leg == Leg.None) {
+  if (c.leg == Leg.None && s.feeding && c.phase != Phase.Closed) {
     c.leg = Leg.SynSent;
     c.rtoMs = FEED_RTO_MIN_MS;
     sendSyn(c);
@@ -193,10 +204,12 @@ export function pump(c: Connection): void {
       if (!speakFor(c)) markPump(c);
     }
     if (has(c, Flag.Unproven) && !has(c, Flag.Timer)) startTimer(c, s.now + FEED_RTO_MAX_MS);
+    // A client that had the last server's FIN says nothing more when the new one is as far.
+    if (has(c, Flag.Logged)) checkClosed(c);
     if (hasCaughtUp(c)) {
       c.flags &= ~(<u32> Flag.Fed);
-      if (!has(c, Flag.Hot)) c.flags &= ~(<u32> Flag.Digested);
-      clear(inputLog(c));
+      if ((c.flags & (Flag.Hot | Flag.Logged)) == 0) c.flags &= ~(<u32> Flag.Digested);
+      if (!has(c, Flag.Logged)) clear(inputLog(c));
       clear(parkedFlight(c));
       if (c.phase < Phase.Closed) stopTimer(c);
     }
@@ -267,8 +280,10 @@ export function onServerAck(c: Connection, ack: u32, edge: u32): void {
   c.legAck = ack;
   if (after(ack, c.legNxt)) c.legNxt = ack;
   c.tries = 0;
-  if (ack == c.rcvNxt && !c.range) clear(inputLog(c));
-  else trim(inputLog(c), ack);
+  if (!has(c, Flag.Logged)) {
+    if (ack == c.rcvNxt && !c.range) clear(inputLog(c));
+    else trim(inputLog(c), ack);
+  }
   if (c.leg == Leg.Open && c.phase < Phase.Closed && has(c, Flag.Timer)) {
     c.rtoMs = FEED_RTO_MIN_MS;
     if (c.legNxt == ack) stopTimer(c);
@@ -285,7 +300,7 @@ export function onFeederTimeout(c: Connection): void {
   if (c.rtoMs > FEED_RTO_MAX_MS) c.rtoMs = FEED_RTO_MAX_MS;
   c.tries++;
   if (c.leg == Leg.SynSent) {
-    if (c.tries > FEED_SYN_TRIES) {
+    if (c.tries > FEED_SYN_TRIES && !has(c, Flag.Logged)) {
       failLeg(c, Reason.StandbyRefused);
       return;
     }

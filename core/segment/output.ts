@@ -15,7 +15,7 @@
  */
 import { EMIT_SIZE, HOLD_SIZE, OUT_ENTRY, OUT_MAX } from "../limits";
 import { Commit, count, Counter, isCommitted, Role, State, state } from "../state";
-import { before, earlier, later, put16, put32 } from "../wire/bytes";
+import { after, before, earlier, later, put16, put32 } from "../wire/bytes";
 import { ACK, finish, ipv4Checksum, PSH, RST, SYN, View, VNET } from "../wire/packet";
 import { at, Connection, Flag, has } from "../flow/connection";
 import { checkClosed } from "../flow/lifecycle";
@@ -25,6 +25,8 @@ export const NET: u32 = 0;
 export const APP: u32 = 1;
 
 const HOLD_HEAD: u32 = 8;
+/** Octets that one step of a window field is worth, at most (RFC 7323 section 2.3). */
+const WINDOW_GRAIN: u32 = 1 << 14;
 
 /** Room that one segment of ours may need: headers, options and a super-segment. */
 const SEGMENT_ROOM: u32 = 65536;
@@ -241,10 +243,25 @@ function ackToShow(c: Connection): u32 {
   return later(ack, c.ackShown);
 }
 
+/** Log mode: the first octet that the log has no room for, here or at the standby. */
+export function logEnd(c: Connection): u32 {
+  const s = state();
+  const peer = has(c, Flag.Hot) && s.peerLogLimit < s.logLimit;
+  return c.irs + 1 + (peer ? s.peerLogLimit : s.logLimit);
+}
+
+/** Log mode: whether octets up to `end` are more than the log may hold. */
+export function isPastLog(c: Connection, end: u32): bool {
+  // A window is rounded up, so a client that is slowed may send a little more than it has room for.
+  return after(end, logEnd(c) + (state().logHolds ? WINDOW_GRAIN : 0));
+}
+
 /** The right edge we may show: the kernel's, within what the standby stores. */
 function edgeToShow(c: Connection): u32 {
   let edge = c.legEdge;
-  if (has(c, Flag.Hot)) edge = earlier(edge, c.peerEdge);
+  if (has(c, Flag.Logged)) {
+    if (state().logHolds) edge = earlier(edge, logEnd(c));
+  } else if (has(c, Flag.Hot)) edge = earlier(edge, c.peerEdge);
   return later(edge, c.edgeShown);
 }
 

@@ -50,6 +50,8 @@ import { drop } from "./apply";
 import { compareOutput, digestOutput, isDigested, isParking, startComparing } from "./comparing";
 import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
+import { takeAnswer } from "./probe";
+import { goAhead, placeOutput } from "./recovery";
 import {
   noteShown,
   resetStranger,
@@ -82,6 +84,7 @@ export function fromServer(packet: usize, length: u32): void {
   }
   const destination = v.ip + (v.family == 4 ? 16 : 24);
   const v6 = v.family == 6;
+  if (s.logMode && takeAnswer(v)) return;
   const index = find(
     load<u32>(destination),
     v6 ? load<u32>(destination, 4) : 0,
@@ -100,6 +103,10 @@ export function fromServer(packet: usize, length: u32): void {
     return;
   }
   const c = at(index - 1);
+  if (has(c, Flag.Logged | Flag.Fed) && isLeftOver(c, v)) {
+    if ((v.flags & RST) == 0) resetStranger(v);
+    return;
+  }
   c.seenAt = s.now;
   if ((v.flags & (SYN | ACK)) == (SYN | ACK)) onSynAck(c, v, primary);
   else if (v.flags & RST) onReset(c, v, primary);
@@ -108,6 +115,12 @@ export function fromServer(packet: usize, length: u32): void {
     if (c.leg == Leg.Dead) resetStranger(v);
     else onSegment(c, v, primary);
   } else if (primary && !has(c, Flag.Fed)) toClient(v.at, v.length);
+}
+
+/** Whether a socket says it that a server before ours has left behind. */
+function isLeftOver(c: Connection, v: View): bool {
+  if (c.leg == Leg.None || c.leg == Leg.Dead) return true;
+  return c.leg == Leg.SynSent && (v.flags & (SYN | RST)) == 0;
 }
 
 function onSynAck(c: Connection, v: View, primary: bool): void {
@@ -133,6 +146,12 @@ function onSynAck(c: Connection, v: View, primary: bool): void {
   if (c.leg == Leg.SynSent && v.ack == c.irs + 1) {
     if (has(c, Flag.Fed)) learnLeg(c, v, primary);
     else learnClientSpace(c, v);
+    return;
+  }
+  if (has(c, Flag.Logged | Flag.Fed)) {
+    // Its last ACK was lost, and its numbers have moved since: see goAhead().
+    c.flags |= Flag.ForceAck;
+    markPump(c);
     return;
   }
   // The kernel has forgotten this connection and takes the client's new SYN for a fresh start.
@@ -176,15 +195,18 @@ function learnClientSpace(c: Connection, v: View): void {
     toClient(v.at, v.length);
     return;
   }
+  if (s.logMode) c.flags |= Flag.Logged;
   if (s.standbyReady && writeOpen(c, false)) {
     c.flags |= Flag.Hot;
-    c.reason = Reason.Pending;
+    // A standby that runs no server has nothing to wait for.
+    c.reason = s.logMode ? Reason.None : Reason.Pending;
     c.peerNxt = c.rcvNxt;
     c.peerEdge = c.rcvNxt + s.peerLogLimit;
     startComparing(c);
   } else {
     unprotect(c, Reason.NoStandby);
-    count(Counter.Unprotected);
+    if (s.logMode) startComparing(c);
+    else count(Counter.Unprotected);
   }
   toClient(v.at, v.length);
 }
@@ -213,24 +235,23 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
   ) {
     c.leg = Leg.SynAck;
     c.issDelta = c.iss - v.seq;
-    failLeg(c, Reason.StandbyDiffers);
+    failLeg(c, has(c, Flag.Logged) ? Reason.ReplayDiffers : Reason.StandbyDiffers);
     return;
   }
   if (v.wsAt) {
     const scale: u32 = load<u8>(v.tcp + v.wsAt);
     c.legWs = scale > 14 ? 14 : scale;
   }
-  c.issDelta = c.iss - v.seq;
   c.leg = Leg.SynAck;
-  c.sndNxt = c.iss + 1;
-  c.legUna = c.iss;
+  stopTimer(c);
+  placeOutput(c, v.seq);
+  c.legUna = c.sndNxt - 1;
   c.parkBase = c.sndNxt;
   c.parkEnd = c.sndNxt;
   c.legAck = c.irs + 1;
   c.legNxt = c.legAck;
   c.legEdge = c.legAck + v.window;
   c.tries = 0;
-  stopTimer(c);
   if (stamped) {
     noteServerTimestamp(c, tsVal(v));
     if (primary) alignTimestamps(c);
@@ -273,6 +294,13 @@ function onReset(c: Connection, v: View, primary: bool): void {
   if (c.phase == Phase.Syn) {
     // A port that nobody listens at, or one whose server died? The standby's kernel can tell.
     if (has(c, Flag.Asked)) return;
+    if (s.logMode) {
+      // Its SYN waits here until a server listens, unless one lives that does not want it.
+      if (!s.feeding) return;
+      c.flags |= Flag.Asked;
+      markDisputed(c);
+      return;
+    }
     if (s.standbyReady && c.reason == Reason.None && writeOpen(c, true)) {
       c.flags |= Flag.Asked;
       markDisputed(c);
@@ -304,12 +332,13 @@ function onReset(c: Connection, v: View, primary: bool): void {
 
 function onSegment(c: Connection, v: View, primary: bool): void {
   const s = state();
-  const seq = v.seq + c.issDelta;
   const fin = (v.flags & FIN) != 0;
+  if (c.ahead && !goAhead(c, v.seq + c.issDelta, v.payload, v.payloadLength)) return;
+  const seq = v.seq + c.issDelta;
   const end = seq + v.payloadLength + (fin ? 1 : 0);
   const fed = has(c, Flag.Fed);
   const hot = has(c, Flag.Hot);
-  if (!fed && !hot) c.rcvNxt = later(c.rcvNxt, v.ack);
+  if (!fed && !hot && !has(c, Flag.Logged)) c.rcvNxt = later(c.rcvNxt, v.ack);
   onServerAck(c, v.ack, v.ack + (v.window << c.legWs));
   if (v.tsAt) {
     const value = tsVal(v);
@@ -332,6 +361,11 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   if (fresh) {
     c.bytesOut += <u64> (end - c.sndNxt);
     c.sndNxt = end;
+  }
+  if (fin && fed && has(c, Flag.Logged) && before(end, c.sndShown)) {
+    // It ends before the octet that the client has from the one before it.
+    failLeg(c, Reason.ReplayDiffers);
+    return;
   }
   if (fin && !has(c, Flag.ServerFin)) {
     c.flags |= Flag.ServerFin;
@@ -364,7 +398,13 @@ function onSegment(c: Connection, v: View, primary: bool): void {
       // Acknowledges the feeder; the client cares only for what it has not been shown. A window or
       // keep-alive probe goes on to it: its answer may tell of a window that opened meanwhile.
       const probe = before(seq, c.sndNxt);
-      if (!probe && !after(shownEdge(c), c.edgeShown) && !after(shownAck(c), c.ackShown)) return;
+      const news = after(shownEdge(c), c.edgeShown) || after(shownAck(c), c.ackShown);
+      if (!probe && !news) return;
+      if (before(seq, c.cliAck - 1)) {
+        // The client drops what is so old: it hears the news in numbers of its own time.
+        if (news) ackSoon(c);
+        return;
+      }
     }
     if (after(end, c.parkEnd) && c.parkBase == c.parkEnd) {
       c.parkBase = end;

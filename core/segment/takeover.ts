@@ -8,7 +8,14 @@
  * After promote() a connection stays "fed" until its server has read all of the log and produced
  * all the client has acknowledged; most are direct at once.
  */
-import { HALF_OPEN_MS, SUPER_SEGMENT, TS_SLACK_MS, UNKNOWN_EDGE } from "../limits";
+import {
+  HALF_OPEN_MS,
+  LINGER_MS,
+  SUPER_SEGMENT,
+  TS_SLACK_MS,
+  UNKNOWN_EDGE,
+  UNKNOWN_OUTPUT_MAX,
+} from "../limits";
 import { count, Counter, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { FIN } from "../wire/packet";
@@ -43,6 +50,7 @@ import {
 import { adoptOutput, digestParked, provenEnd, resetClient, yieldOutput } from "./comparing";
 import { isFinDue, isGone, refuse } from "./ending";
 import { enterFed, pump } from "./feeder";
+import { arm, leave } from "./recovery";
 
 /**
  * Sets tsDelta so that our server's clock goes on where the client's picture of it may stand by now.
@@ -66,11 +74,13 @@ export function promote(peerStays: bool): u32 {
   s.committedSeq = s.messageSeq - 1;
   s.inputSeq = s.committedSeq;
   s.openSeq = s.committedSeq;
+  // In log mode the server is still to be started.
+  if (s.logMode) s.feeding = 0;
   let taken: u32 = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free || has(c, Flag.Diverged)) continue;
-    if (c.leg == Leg.Dead || c.leg == Leg.None) {
+    if (c.leg == Leg.Dead || (c.leg == Leg.None && !has(c, Flag.Logged))) {
       // Our server never had it or lost it: the client's next segment is answered with a RST.
       release(c);
       continue;
@@ -78,12 +88,21 @@ export function promote(peerStays: bool): u32 {
     taken++;
     adoptOutput(c, peerStays);
     c.flags |= Flag.Taken;
-    c.takenAt = later(c.sndShown, c.cliAck);
+    c.saidMost = later(c.sndShown, c.cliAck) + UNKNOWN_OUTPUT_MAX;
     c.takenAtMs = s.now;
     if (has(c, Flag.TsOk)) {
       c.tsClock += TS_SLACK_MS;
       c.tsShown = c.tsClock + s.now;
       if (c.leg >= Leg.SynAck) alignTimestamps(c);
+    }
+    if (has(c, Flag.Logged)) {
+      const over = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1 && hasServersFin(c);
+      arm(c);
+      if (over) {
+        c.phase = Phase.Closed;
+        startTimer(c, s.now + LINGER_MS);
+      }
+      c.flags &= ~(<u32> Flag.PeerFin);
     }
     if (!peerStays) {
       // What it showed in its last moments we do not know; our log has room for that much more.
@@ -129,7 +148,7 @@ export function speak(): bool {
       continue;
     }
     if (has(c, Flag.Diverged)) resetClient(c);
-    else if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
+    else if (isAccepted(c) || (has(c, Flag.Logged) && c.leg == Leg.None)) {
       if (c.phase == Phase.Half) sendSynAck(c);
       else if (!speakFor(c)) return true;
       pump(c);
@@ -197,6 +216,7 @@ export function demote(): void {
   s.role = Role.Standby;
   s.standbyReady = 0;
   s.peerClockKnown = 0;
+  if (s.logMode) s.feeding = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free) continue;
@@ -209,6 +229,14 @@ export function demote(): void {
     if (isGone(c)) {
       if (!has(c, Flag.ResetHeld)) resetServer(c);
       release(c);
+      continue;
+    }
+    if (has(c, Flag.Logged)) {
+      // From now on we only keep the log; the server that we have is not needed.
+      leave(c);
+      c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.Unproven | Flag.Unheard));
+      c.reason = Reason.None;
+      c.edgeReported = c.legAck + s.logLimit;
       continue;
     }
     c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.FinHeld));

@@ -4,18 +4,25 @@
  * An input log and a parked flight are each a chain: a list of blocks of BLOCK octets; block k holds
  * the octets [seq + k * BLOCK, seq + (k + 1) * BLOCK). A chain may have holes that were never
  * written: what is valid is known by the owner (rcvNxt and ranges, parkBase and parkEnd). A block
- * goes back to the pool as soon as all its octets are behind the owner's left edge.
+ * goes back to the pool as soon as all its octets are behind the owner's left edge. Appending starts
+ * at the last block, and reading where the last read ended: a log may be many thousand blocks long.
  */
 import { BLOCK } from "../limits";
 import { state } from "../state";
 import { Digest, extendDigest } from "./digest";
 
-/** {head, tail, seq} of a chain, embedded in the connection record. */
+/** A chain, embedded in the connection record. */
 @unmanaged
 export class Chain {
   head: u32 = 0;
   tail: u32 = 0;
+  /** First octet of the first block. */
   seq: u32 = 0;
+  /** First octet of the last block. */
+  tailSeq: u32 = 0;
+  /** Block of the last read, 0 for none, and its first octet. */
+  cursor: u32 = 0;
+  cursorSeq: u32 = 0;
 }
 
 function link(block: u32): usize {
@@ -53,6 +60,7 @@ export function clear(chain: Chain): void {
   }
   chain.head = 0;
   chain.tail = 0;
+  chain.cursor = 0;
 }
 
 /**
@@ -68,10 +76,12 @@ export function write(chain: Chain, base: u32, seq: u32, from: usize, length: u3
     chain.head = first;
     chain.tail = first;
     chain.seq = base;
+    chain.tailSeq = base;
   }
   if (<i32> (seq - chain.seq) < 0) return false;
-  let block = chain.head;
-  let offset = seq - chain.seq;
+  const inTail = <i32> (seq - chain.tailSeq) >= 0;
+  let block = inTail ? chain.tail : chain.head;
+  let offset = seq - (inTail ? chain.tailSeq : chain.seq);
   while (length) {
     while (offset >= BLOCK) {
       let next = load<u32>(link(block));
@@ -80,6 +90,7 @@ export function write(chain: Chain, base: u32, seq: u32, from: usize, length: u3
         if (!next) return false;
         store<u32>(link(block), next);
         chain.tail = next;
+        chain.tailSeq += BLOCK;
       }
       block = next;
       offset -= BLOCK;
@@ -96,18 +107,22 @@ export function write(chain: Chain, base: u32, seq: u32, from: usize, length: u3
 
 /** Copies `length` octets from `seq` on; they must have been written. */
 export function read(chain: Chain, seq: u32, to: usize, length: u32): void {
-  let block = chain.head;
-  let offset = seq - chain.seq;
+  const onward = chain.cursor != 0 && <i32> (seq - chain.cursorSeq) >= 0;
+  let block = onward ? chain.cursor : chain.head;
+  let offset = seq - (onward ? chain.cursorSeq : chain.seq);
   while (length && block) {
     while (offset >= BLOCK) {
       block = load<u32>(link(block));
       if (!block) return;
       offset -= BLOCK;
     }
+    chain.cursor = block;
+    chain.cursorSeq = seq - offset;
     const room = BLOCK - offset;
     const part = length < room ? length : room;
     memory.copy(to, octets(block) + offset, part);
     to += part;
+    seq += part;
     offset += part;
     length -= part;
   }
@@ -135,6 +150,7 @@ export function digestChain(chain: Chain, seq: u32, length: u32, digest: Digest)
 export function trim(chain: Chain, seq: u32): void {
   while (chain.head && <i32> (seq - chain.seq) >= <i32> BLOCK) {
     const next = load<u32>(link(chain.head));
+    if (chain.cursor == chain.head) chain.cursor = 0;
     give(chain.head);
     chain.head = next;
     chain.seq += BLOCK;

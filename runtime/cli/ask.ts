@@ -1,5 +1,5 @@
 /**
- * ask.ts - the commands that ask a running daemon: status, connections, switch
+ * ask.ts - the commands that ask a running daemon: status, connections, switch, restart
  *
  * Theory of operation
  * Which daemon: `--control PATH`, or the socket that the configuration of `-c FILE` names, or, without
@@ -8,7 +8,7 @@
 
 import { loadConfig } from "../config.ts";
 import { ControlClient } from "../control.ts";
-import { renderConnections, renderStatus, renderSwitch } from "../status.ts";
+import { renderConnections, renderRestart, renderStatus, renderSwitch } from "../status.ts";
 import { EXIT_DONE, print, printJson, UsageError } from "./output.ts";
 
 /** Where daemons put their sockets unless told otherwise. */
@@ -48,6 +48,14 @@ export async function switchService(
   const answer = await (await clientFor(options)).switchService(service, options.to);
   if (options.json) printJson(answer);
   else print(renderSwitch(answer));
+  return EXIT_DONE;
+}
+
+/** `holdfast restart SERVICE`. */
+export async function restartService(service: string, options: AskOptions): Promise<number> {
+  const answer = await (await clientFor(options)).restartService(service);
+  if (options.json) printJson(answer);
+  else print(renderRestart(answer));
   return EXIT_DONE;
 }
 

@@ -339,7 +339,7 @@ function checkCore(service: ServiceConfig): CheckItem {
       ports: service.ports,
       commit: service.commit,
       divergence: service.divergence,
-      logLimit: service.logLimitBytes,
+      logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
       refuseUnprotectable: service.unprotectable === "refuse",
     });
     return `${memoryMiB} MiB hold ${service.maxConnections} connections`;

@@ -127,6 +127,20 @@ Examples:
       done(await (await import("./ask.ts")).switchService(service, options))
     );
 
+  addAskOptions(program.command("restart"))
+    .description('end a server and start it again without its clients noticing (mode = "log")')
+    .argument("<service>", "name of the service")
+    .addHelpText(
+      "after",
+      examples(
+        ["holdfast restart web", "after an upgrade of the server's program"],
+        ["holdfast restart web -c a.toml", "of the node that is configured so"],
+      ),
+    )
+    .action(async (service, options) =>
+      done(await (await import("./ask.ts")).restartService(service, options))
+    );
+
   program.command("witness")
     .description("decide, on a third host, which node may speak when the nodes lose each other")
     .requiredOption("--listen <HOST:PORT>", "address and port to answer on")

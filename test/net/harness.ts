@@ -25,7 +25,12 @@ import {
   Topology,
   type TopologyOptions,
 } from "../../runtime/lab/topology.ts";
-import type { ConnectionInfo, PeerStatus, ServiceStatus } from "../../runtime/status.ts";
+import type {
+  ConnectionInfo,
+  PeerStatus,
+  RestartResult,
+  ServiceStatus,
+} from "../../runtime/status.ts";
 import { Capture } from "./capture.ts";
 import { type NetTestContext, until } from "./conditions.ts";
 import type { ForgedSegment } from "./inject.ts";
@@ -68,6 +73,8 @@ export interface SiteOptions {
    * daemons start none: the test does, with {@linkcode Site.startServer}.
    */
   run?: Commands | ((addresses: { address: string; clientAddress: string }) => Commands);
+  /** Hosts know of no peer: each is alone. */
+  alone?: boolean;
   /** Hosts whose daemon is started at once; default both. */
   hosts?: HostName[];
   /** MTU of hosts and switch; default 1500. */
@@ -192,10 +199,11 @@ export class Site {
 
   /** Starts a host's daemon and waits until it answers. */
   async startDaemon(host: HostName): Promise<void> {
-    const { run, service, cluster } = this.#options;
+    const { alone, run, service, cluster } = this.#options;
     const commands = typeof run === "function" ? run(this) : run;
     const configPath = await this.topology.writeConfig(host, {
       cluster: { detect: DETECT, ...cluster },
+      peers: alone === true ? [] : undefined,
       service: { ...(commands === undefined ? {} : { run: commands[host] }), ...service },
     });
     this.#daemons.set(host, await this.topology.startDaemon(host, configPath));
@@ -312,6 +320,14 @@ export class Site {
   /** Moves the service away from a host through its control socket, without a program of its own. */
   async requestSwitch(from: HostName): Promise<void> {
     await this.#daemon(from).control.switchService("web");
+  }
+
+  /** Restarts a host's server with `holdfast restart`. */
+  async restartService(host: HostName): Promise<RestartResult> {
+    const [program, ...args] = holdfastCommand(
+      ["restart", "web", "--control", this.topology.controlPath(host), "--json"],
+    );
+    return JSON.parse(await runProcess(program, args, { timeoutMs: 45_000 }));
   }
 
   /**

@@ -72,6 +72,7 @@ Deno.test("holdfast offers nothing that does not exist", () => {
     "status",
     "connections",
     "switch",
+    "restart",
     "witness",
     "check",
     "keys",
@@ -170,10 +171,14 @@ Deno.test("holdfast up exits with 2 on a configuration it cannot use, with every
     match(bad.err, /a\.toml: cluster\.unsecure: unknown key .* nearest known key is "insecure"/);
     match(bad.err, /a\.toml: cluster\.insecure: missing/);
 
-    await Deno.writeTextFile(path, CONFIG.replace("ports", 'mode = "log"\nports'));
+    const disk = 'mode = "log"\nlog = { store = "disk" }\nports';
+    await Deno.writeTextFile(path, CONFIG.replace("ports", disk));
     const unsupported = await holdfast("up", "-c", path);
     strictEqual(unsupported.code, 2);
-    match(unsupported.err, /service "web": mode "log" is not there yet/);
+    match(
+      unsupported.err,
+      /log\.store: found "disk", which is not available yet, allowed: "memory"/,
+    );
 
     const missing = await holdfast("up", "-c", `${directory}/none.toml`);
     strictEqual(missing.code, 2);
@@ -231,6 +236,7 @@ Deno.test("holdfast status, connections and switch ask the daemon of -c or --con
       status: () => Promise.resolve(status),
       connections: () => Promise.resolve([]),
       switchService: () => Promise.reject(new Error("not reached")),
+      restartService: () => Promise.reject(new Error("not reached")),
       stop: () => Promise.resolve(),
     });
     try {
@@ -244,6 +250,9 @@ Deno.test("holdfast status, connections and switch ask the daemon of -c or --con
       const unknown = await holdfast("switch", "mail", "--control", path);
       deepStrictEqual([unknown.code, unknown.out], [2, ""]);
       match(unknown.err, /Cannot switch "mail": services here are none/);
+      const restart = await holdfast("restart", "mail", "--control", path);
+      deepStrictEqual([restart.code, restart.out], [2, ""]);
+      match(restart.err, /Cannot restart "mail": services here are none/);
     } finally {
       await server.close();
     }

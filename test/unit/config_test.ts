@@ -3,7 +3,7 @@
  *
  * Every refusal is checked for the place, the value found and what is allowed.
  */
-import { deepStrictEqual, ok, strictEqual, throws } from "node:assert/strict";
+import { deepStrictEqual, match, ok, strictEqual, throws } from "node:assert/strict";
 import {
   type Config,
   ConfigError,
@@ -101,6 +101,7 @@ const FULL_CONFIG: Config = {
     lagBytes: 4 << 20,
     lagTimeMs: 2000,
     logLimitBytes: 8 << 20,
+    log: { store: "memory", limitBytes: 64 << 20, full: "unprotect" },
     memoryBytes: 256 << 20,
     maxConnections: 65536,
   }],
@@ -334,12 +335,29 @@ Deno.test("loadConfig() says which file it cannot read", async () => {
 });
 
 Deno.test("unsupported() names what this version does not do", () => {
-  const config = parseConfig(FULL.replace('"hot"', '"log"'), "x");
-  const found = unsupported(config);
-  strictEqual(found.length, 1);
-  ok(found[0].includes('mode "log"'));
+  const third =
+    '[[peer]]\nname = "c"\nlinks = [ { local = "10.0.1.1:7946", remote = "10.0.1.3:7946" } ]\n';
+  const found = unsupported(parseConfig(FULL.replace("[cluster]", `${third}[cluster]`), "x"));
+  deepStrictEqual(found, ["peer: 2 peers, this version replicates to one"]);
+  deepStrictEqual(unsupported(parseConfig(FULL.replace('"hot"', '"log"'), "x")), []);
   deepStrictEqual(unsupported(parseConfig(PAIR, "x")), []);
   deepStrictEqual(unsupported(parseConfig(SMALL, "x")), []);
+});
+
+Deno.test("parseConfig() takes a log's bounds in log mode only, and no store on disk yet", () => {
+  const text = (lines: string) => SMALL.replace("[[service]]", `[[service]]\n${lines}`);
+  const bounds = 'mode = "log"\nlog = { limit = "1MiB", full = "hold" }';
+  deepStrictEqual(parseConfig(text(bounds), "x").services[0].log, {
+    store: "memory",
+    limitBytes: 1 << 20,
+    full: "hold",
+  });
+  const refused: [string, RegExp][] = [
+    ['mode = "log"\nlog = { store = "disk" }', /log\.store: .* not available yet, .*"memory"/],
+    ["log = {}", /log: found a table, allowed: only beside mode = "log"/],
+    ['mode = "log"\nlog_limit = "1MiB"', /log_limit: .* only beside mode = "hot"/],
+  ];
+  for (const [lines, expected] of refused) match(problemsOf(text(lines)).join("\n"), expected);
 });
 
 Deno.test("parseConfig() keeps the port above each link's free for the control connection", () => {
@@ -360,6 +378,8 @@ Deno.test("warnings() names the risks of plain text, of no arbiter and of no pee
   ok(pair[0].includes("plain text"));
   ok(pair[1].includes("both become primary"));
   ok(warnings(parseConfig(SMALL, "x"))[0].includes("nobody can take over"));
+  const log = parseConfig(SMALL.replace("[[service]]", '[[service]]\nmode = "log"'), "x");
+  ok(warnings(log)[0].includes("survive the end of their server"));
   deepStrictEqual(warnings(parseConfig(FULL, "x")), []);
 });
 

@@ -12,7 +12,13 @@ import {
   renderMetrics,
   startControl,
 } from "../../runtime/control.ts";
-import type { ConnectionInfo, DaemonApi, NodeStatus, SwitchResult } from "../../runtime/status.ts";
+import type {
+  ConnectionInfo,
+  DaemonApi,
+  NodeStatus,
+  RestartResult,
+  SwitchResult,
+} from "../../runtime/status.ts";
 
 const STATUS: NodeStatus = {
   node: "a",
@@ -46,6 +52,7 @@ const STATUS: NodeStatus = {
     speaks: true,
     judgements: [],
     warnings: [],
+    recovery: null,
   }],
   arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: true },
   peers: [{
@@ -98,6 +105,10 @@ class MemoryNode implements DaemonApi {
     return Promise.resolve({ service, from: "a", to, epoch: 4, connections: 10, gapMs: 3 });
   }
 
+  restartService(service: string): Promise<RestartResult> {
+    return Promise.resolve({ service, connections: 3, tookMs: 250 });
+  }
+
   stop(): Promise<void> {
     return Promise.resolve();
   }
@@ -147,6 +158,12 @@ Deno.test("ControlClient gets what the daemon says", async () => {
     deepStrictEqual(await client.connections(), CONNECTIONS);
     const result = { service: "web", from: "a", to: "b", epoch: 4, connections: 10, gapMs: 3 };
     deepStrictEqual(await client.switchService("web", "b"), result);
+    const restart = { service: "web", connections: 3, tookMs: 250 };
+    deepStrictEqual(await client.restartService("web"), restart);
+    await rejects(client.restartService("mail"), {
+      status: 404,
+      message: 'Cannot restart "mail": services here are web',
+    });
     await rejects(client.switchService("web"), (error) => {
       ok(error instanceof ControlError);
       strictEqual(error.status, 409);
@@ -230,6 +247,7 @@ Deno.test("startControl() refuses requests that make no sense", async () => {
       ["/constructor", {}, 404, /Cannot GET/],
       ["/switch", post("{"), 400, /as JSON: allowed is/],
       ["/switch", post("null"), 400, /Cannot switch null: allowed is/],
+      ["/restart", post("{}"), 400, /Cannot restart {}: allowed is/],
       ["/switch", post('{"service":7}'), 400, /allowed is/],
       ["/switch", post('{"service":"web","to":[]}'), 400, /allowed is/],
       ["/switch", post('"' + "x".repeat(BODY_LENGTH_MAX)), 400, /more than 4096 octets/],

@@ -73,6 +73,8 @@ export const Reason = {
   standbyEnded: 14,
   serverEnded: 15,
   diverged: 16,
+  logFull: 17,
+  replayDiffers: 18,
 } as const;
 
 /** A packet that left. */

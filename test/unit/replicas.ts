@@ -11,6 +11,9 @@
  *                                    v            │
  *                                standby core ── app ──> Endpoint (server)
  *
+ * In log mode a standby has no servers, `killServers()` and `startServers()` do what the loop's recoverer
+ * does, and probes are answered here.
+ *
  * The servers' programs are functions of their input, as Holdfast asks of them, unless a test means
  * them not to be. `fate()` decides what becomes of each packet on the clients' wire, `isDropped()` of
  * each from a server to its core. Checked at every step: a standby says nothing to clients, and no
@@ -19,6 +22,10 @@
 import { strictEqual } from "node:assert/strict";
 import { CLIENT_V4, CLIENT_V6, Driver, on, PORT, SERVICE_V4, SERVICE_V6 } from "./core_driver.ts";
 import { clientPortOf, Endpoint } from "./endpoint.ts";
+import { buildPacket, packetOf, parsePacket, TcpFlag } from "./twin.ts";
+
+/** The port of the client that does not exist, core/segment/probe.ts. */
+const PROBE_PORT = 9;
 
 /** One host: its core, and what its kernel holds. */
 export interface Host {
@@ -32,6 +39,10 @@ export interface Host {
   applied: number;
   /** Messages not read for so many steps: a slow standby. */
   lag: number;
+  /** Its servers are dead. */
+  down: boolean;
+  /** What its kernel has answered to probes. */
+  answers: Uint8Array[];
 }
 
 /** What the program behind a new server's end does. */
@@ -51,6 +62,10 @@ export interface ReplicasOptions {
   fate?: () => number[];
   /** First sequence number and timestamp of the next server's end. */
   number?: () => number;
+  /** Log mode. */
+  log?: { holds: boolean };
+  /** Without a standby. */
+  alone?: boolean;
   /** Habits of the two hosts' servers. */
   scale?: [number, number];
   /** Octets of their segments. */
@@ -88,7 +103,8 @@ export class Replicas {
     this.primary = this.#host();
     this.primary.driver.core.wasm.promote(0);
     this.standby = null;
-    this.join();
+    if (options.log !== undefined) this.primary.driver.core.wasm.replay();
+    if (options.alone !== true) this.join();
   }
 
   /** A new standby joins: connections that begin from now on are protected. */
@@ -206,6 +222,38 @@ export class Replicas {
     wasm.relay(0);
   }
 
+  /**
+   * Log mode: the primary's servers die. Their kernel ends the connections of some before the daemon
+   * knows.
+   *
+   * @param ends Says how: with FIN, or in silence.
+   */
+  killServers(ends: () => boolean = () => false): void {
+    const { primary } = this;
+    for (const server of primary.servers.values()) if (ends()) server.end();
+    primary.down = true;
+    this.step();
+    primary.servers.clear();
+    primary.answers = [];
+    const { wasm } = primary.driver.core;
+    let more: boolean;
+    do {
+      wasm.begin(this.nowMs >>> 0);
+      more = wasm.detach() !== 0;
+      this.#deliver(primary, primary.driver.outputs(wasm.settle()));
+    } while (more);
+  }
+
+  /** Log mode: new servers are there. */
+  startServers(): void {
+    const { primary } = this;
+    primary.down = false;
+    const { wasm } = primary.driver.core;
+    wasm.begin(this.nowMs >>> 0);
+    wasm.replay();
+    this.#deliver(primary, primary.driver.outputs(wasm.settle()));
+  }
+
   /** Numbers of all connections, for a failure's message. */
   describe(): string {
     const about = (name: string, host: Host | null) => {
@@ -232,7 +280,7 @@ export class Replicas {
   }
 
   #host(): Host {
-    const { commit = "strict", divergence = "reset", capacity = 64 } = this.#options;
+    const { commit = "strict", divergence = "reset", capacity = 64, log } = this.#options;
     const driver = new Driver({
       family: this.#family,
       commit,
@@ -240,7 +288,9 @@ export class Replicas {
       capacity,
       logLimit: this.#logLimit,
     });
-    return { driver, servers: new Map(), inbox: [], applied: 0, lag: 0 };
+    if (log !== undefined) driver.core.wasm.setLogMode(log.holds ? 1 : 0);
+    const fresh = { applied: 0, lag: 0, down: false };
+    return { driver, servers: new Map(), inbox: [], answers: [], ...fresh };
   }
 
   #send(packet: Uint8Array, to: "client" | "service"): void {
@@ -255,7 +305,11 @@ export class Replicas {
     driver.nowMs = this.nowMs;
     const frozen = net === "frozen";
     const said = frozen ? [] : [...host.servers.values()].flatMap((server) => server.take());
-    const app = said.filter(() => !this.#options.isDropped?.());
+    // What was answered in the last pass stands before what is said now, as in a device's queue.
+    const app = (frozen ? [] : host.answers).concat(
+      said.filter(() => !this.#options.isDropped?.()),
+    );
+    host.answers = [];
     let bodies: Uint8Array[] = [];
     if (host.lag > 0) host.lag--;
     else {
@@ -268,6 +322,7 @@ export class Replicas {
     const message = driver.takeBody();
     if (message !== null && peer !== null) peer.inbox.push(message);
     this.#deliver(host, outputs);
+    if (driver.core.wasm.endsHeld() !== 0) this.#askAboutEnds(host);
     return outputs.length > 0 || bodies.length > 0 || message !== null || host.inbox.length > 0;
   }
 
@@ -278,10 +333,38 @@ export class Replicas {
     for (const packet of on("app", outputs)) this.#serverOf(host, packet)?.receive(packet);
   }
 
+  /** What the loop does while ends are held: confirms them, or asks whether anybody listens. */
+  #askAboutEnds(host: Host): void {
+    const { wasm } = host.driver.core;
+    wasm.begin(this.nowMs >>> 0);
+    if (wasm.probeAnswer() === 1) wasm.confirmEnds();
+    if (wasm.endsHeld() !== 0) wasm.probe(PORT);
+    this.#deliver(host, host.driver.outputs(wasm.settle()));
+  }
+
+  /** What a kernel answers to a probe. */
+  #answer(host: Host, packet: Uint8Array): void {
+    const { source, destination, sourcePort, destinationPort, seq, flags } = parsePacket(packet);
+    if ((flags & TcpFlag.syn) === 0) return;
+    host.answers.push(buildPacket(packetOf({
+      source: destination,
+      destination: source,
+      sourcePort: destinationPort,
+      destinationPort: sourcePort,
+      ack: (seq + 1) >>> 0,
+      flags: TcpFlag.ack | (host.down ? TcpFlag.rst : TcpFlag.syn),
+    })));
+  }
+
   #serverOf(host: Host, packet: Uint8Array): Endpoint | undefined {
     const port = clientPortOf(packet);
     const known = host.servers.get(port);
-    if (known !== undefined) return known;
+    if (port === PROBE_PORT) {
+      this.#answer(host, packet);
+      return undefined;
+    }
+    if (known !== undefined || host.down) return known;
+    if (this.#options.log !== undefined) strictEqual(host, this.primary, "a standby has a server");
     const index = host === this.primary ? 0 : 1;
     const server = new Endpoint({
       local: this.#family === 4 ? SERVICE_V4 : SERVICE_V6,

@@ -61,6 +61,7 @@ const STATUS: NodeStatus = {
       evidence: { silentMs: 31.2, echoedMsAgo: 27.6 },
     }],
     warnings: ["no uplink"],
+    recovery: null,
   }],
   arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: false },
   peers: [{

@@ -1,0 +1,194 @@
+/**
+ * recovery.ts - log mode: the server dies, another is started and brought to where the client is
+ *
+ * Theory of operation
+ * In log mode the primary keeps each connection's input log from its first octet, although segments
+ * pass directly. A server that is started anew can so be played everything that the one before it has
+ * read, as a standby's is (feeder.ts); what it writes that the client has already is acknowledged
+ * and dropped; then segments pass directly again, in other numbers.
+ *
+ *   direct ──detach()──> leg None ──replay()──> SynSent ──> SynAck ──> Open, fed ──caught up──> direct
+ *                          ^ the client is answered by the record: its octets are acknowledged as far
+ *                          │ as the window goes that it was shown, then by zero-window ACKs
+ *                          └──detach(), when that server dies too
+ *
+ * A standby keeps the same logs and runs no server: its records are in leg None from the first, and
+ * `promote()` leaves them there until `replay()`.
+ *
+ * Streams longer than 2^31 octets: the client's numbers tell nothing about how often they have gone
+ * around, so the output position is counted in 64 bits. As long as a new server has further to write
+ * than AHEAD_MAX, issDelta follows it, and its stream ends where the client's numbers say sndNxt is.
+ *
+ * Nothing leaves for the client before the new server has written what the old one did (comparing.ts); a
+ * connection whose servers differ is reset.
+ *
+ * Connections that are not logged (`Reason` says why) end as their server's kernel says.
+ */
+import { AHEAD_MAX, HALF_OPEN_MS, WAITING_MS } from "../limits";
+import { count, Counter, state } from "../state";
+import { after, later } from "../wire/bytes";
+import { at, Connection, Flag, has, isAccepted, Leg, Phase } from "../flow/connection";
+import {
+  ackSoon,
+  dropDisputed,
+  dropLog,
+  markPump,
+  parkedFlight,
+  startTimer,
+  stopTimer,
+} from "../flow/lifecycle";
+import { clear } from "../stream/chain";
+import { digestAhead, startOver } from "./comparing";
+import { refuse, sendFin, sendReset } from "./ending";
+import { hasRoom, resetServer, sendSyn } from "./output";
+
+/** What its server had said of an end, which another may say otherwise. */
+const ENDS: u32 = Flag.ServerFin | Flag.FinHeld | Flag.ResetHeld | Flag.Judged | Flag.PeerGone |
+  Flag.Asked;
+
+/**
+ * Our server is dead or is to be replaced: logged connections leave it, as many as fit this pass. Its
+ * sockets are reset, so that nothing more is heard of them. True when more remain.
+ */
+export function detach(): bool {
+  const s = state();
+  s.feeding = 0;
+  s.probeAnswer = 0;
+  while (s.detachNext < s.highWater) {
+    if (!hasRoom()) return true;
+    leave(at(s.detachNext));
+    s.detachNext++;
+  }
+  s.detachNext = 0;
+  return false;
+}
+
+/** The record of a connection leaves its server. */
+export function leave(c: Connection): void {
+  // One that is to be reset needs no other server.
+  if (has(c, Flag.Diverged)) return;
+  if (c.phase == Phase.Free || !has(c, Flag.Logged)) {
+    // A SYN that was not answered yet is said again to the next server.
+    if (c.phase == Phase.Syn) c.flags &= ~(<u32> Flag.Asked);
+    return;
+  }
+  if (isAccepted(c)) {
+    startOver(c);
+    c.outShown = c.bytesOut + c.ahead + <u64> <i64> <i32> (c.sndShown - c.sndNxt);
+    resetServer(c);
+  }
+  if (c.phase == Phase.Closed) {
+    // Nothing but a late ACK may still be wanted, which the record gives.
+    c.leg = Leg.None;
+    dropLog(c);
+    return;
+  }
+  stopTimer(c);
+  arm(c);
+  // What passed directly and was not acknowledged is in the log: nothing keeps us from saying so.
+  if (after(c.rcvNxt, c.ackShown)) ackSoon(c);
+}
+
+/** Makes the record ready for a new server, which knows nothing of the connection yet. */
+export function arm(c: Connection): void {
+  c.leg = Leg.None;
+  c.tries = 0;
+  c.flags = (c.flags & ~ENDS) | Flag.Fed | Flag.Taken;
+  if (c.phase == Phase.Closing && !has(c, Flag.ClientFin)) c.phase = Phase.Open;
+  c.saidMost = later(c.saidMost, later(c.sndShown, c.cliAck));
+  c.takenAtMs = state().now;
+  c.logFrom = c.irs + 1;
+  c.legAck = c.logFrom;
+  c.legNxt = c.logFrom;
+  c.legEdge = c.logFrom;
+  c.sndNxt = later(c.sndShown, c.cliAck);
+  c.bytesOut = 0;
+  c.ahead = 0;
+  c.tsDelta = 0;
+  c.parkBase = c.sndNxt;
+  c.parkEnd = c.sndNxt;
+  clear(parkedFlight(c));
+}
+
+/** A server listens: every record without one is played to it, those that clients wait for first. */
+export function replay(): void {
+  const s = state();
+  s.feeding = 1;
+  for (let turn = 0; turn < 2; turn++) {
+    for (let i: u32 = 0; i < s.highWater; i++) {
+      const c = at(i);
+      if ((s.now - c.seenAt <= WAITING_MS) != (turn == 0)) continue;
+      if (c.phase == Phase.Syn) {
+        if (hasRoom()) sendSyn(c);
+      } else if (has(c, Flag.Logged) && c.leg == Leg.None && isOpen(c)) markPump(c);
+    }
+  }
+}
+
+function isOpen(c: Connection): bool {
+  return c.phase >= Phase.Half && c.phase < Phase.Closed;
+}
+
+/** The new server's SYN-ACK came: where its stream begins in the client's numbers. */
+export function placeOutput(c: Connection, serverIss: u32): void {
+  c.ahead = c.outShown > AHEAD_MAX ? c.outShown - AHEAD_MAX : 0;
+  c.sndNxt = c.iss + 1 + <u32> c.ahead;
+  c.issDelta = c.sndNxt - 1 - serverIss;
+  if (!has(c, Flag.Logged)) return;
+  count(Counter.Replayed);
+  if (c.phase == Phase.Half) startTimer(c, state().now + HALF_OPEN_MS);
+}
+
+/**
+ * Octets came from a server that has far to go: they take no numbers of the client's. False when octets
+ * before them were lost on the way, which its kernel will repeat.
+ */
+export function goAhead(c: Connection, seq: u32, from: usize, length: u32): bool {
+  const known = c.sndNxt - seq;
+  if (length <= known) return !after(seq, c.sndNxt) || !length;
+  const written = <u64> (length - known);
+  const passed = written < c.ahead ? written : c.ahead;
+  digestAhead(c, from + known, <u32> passed);
+  c.ahead -= passed;
+  c.bytesOut += passed;
+  c.issDelta -= <u32> passed;
+  // What the server has to be told is acknowledged stands as much further back.
+  c.legUna -= <u32> passed;
+  markPump(c);
+  return true;
+}
+
+/** Connections whose server is not yet where the client is. */
+export function behind(): u32 {
+  const s = state();
+  let number: u32 = 0;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (has(c, Flag.Logged | Flag.Fed) && isOpen(c)) number++;
+  }
+  return number;
+}
+
+/** Ends of our server wait for the word whether it lives. */
+export function endsHeld(): bool {
+  const s = state();
+  return s.logMode != 0 && s.disputedHead != 0;
+}
+
+/**
+ * Our server lives, so what it ended before it answered the last probe it meant to end; as many as fit
+ * this pass.
+ */
+export function confirmEnds(): void {
+  const s = state();
+  while (s.disputedHead && s.probeTail && hasRoom()) {
+    const index = s.disputedHead;
+    const c = at(index - 1);
+    dropDisputed();
+    if (index == s.probeTail) s.probeTail = 0;
+    if (c.phase == Phase.Free || c.phase == Phase.Closed) continue;
+    if (has(c, Flag.Asked)) refuse(c);
+    else if (has(c, Flag.ResetHeld)) sendReset(c);
+    else if (has(c, Flag.FinHeld)) sendFin(c);
+  }
+}

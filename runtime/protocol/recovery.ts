@@ -1,0 +1,200 @@
+/**
+ * recovery.ts - log mode: is our server dead, is the next one there, is it where the clients are?
+ *
+ * Theory of operation
+ * One for each service in log mode. It has no clock and reaches nothing: what was seen goes in, what is
+ * to be done comes out (core/segment/recovery.ts does it to the connections).
+ *
+ *             a server listens                 every connection live
+ *   waiting ──────────────────> replaying ──────────────────────────> live
+ *      ^  replay                    │                                  │
+ *      └──── detach ────────────────┴── the server is dead, or is to be restarted
+ *
+ * While ends of the server are held it must be known whether it lives:
+ *
+ *   its process is exiting (/proc, of a server we started)         dead
+ *   nobody listens at a service port (a probe)                     dead
+ *   somebody listens, and the process is not exiting               it meant those ends: confirm
+ *
+ * A program's listener may be closed after a connection of it, so a server that somebody else started is
+ * probed EXTERNAL_WAIT_MS after the end; ends of ours need not wait, as its process is looked at.
+ *
+ * Limits: a probe that is not answered is repeated after PROBE_MS; a recovery may take any time.
+ */
+
+/** Between two probes, milliseconds. */
+export const PROBE_MS = 10;
+/** How long an end of a server that we did not start waits for its listener's end, milliseconds. */
+export const EXTERNAL_WAIT_MS = 5;
+
+/** How far a recovery is. */
+export type RecoveryState = "waiting" | "replaying" | "live";
+
+/** Why connections left their server. */
+export type RecoveryReason = "start" | "app-exited" | "app-died" | "restart";
+
+/** What the caller has to do, in order. */
+export type RecoveryEffect =
+  /** Ask whether somebody listens. */
+  | { kind: "probe" }
+  /** The server meant the ends that came before the probe's answer. */
+  | { kind: "confirm" }
+  /** Connections leave the server; `seen` is null when nothing failed. */
+  | { kind: "detach"; reason: RecoveryReason; seen: string | null }
+  /** Play every connection to the new server. */
+  | { kind: "replay" }
+  /** Every connection is live again. */
+  | { kind: "recovered"; reason: RecoveryReason; tookMs: number; waitedMs: number };
+
+/** What is seen in a pass. */
+export interface RecoverySight {
+  /** Milliseconds of the caller's clock. */
+  nowMs: number;
+  /** Ends of the server are held. */
+  endsHeld: boolean;
+  /** What the last probe found. */
+  listening: "unknown" | "yes" | "no";
+  /** Looks whether the server's process is exiting. */
+  isExiting: () => boolean;
+  /** Counts the connections whose server is not yet where the client is. */
+  behind: () => number;
+}
+
+/** The recovery of one service. */
+export class Recovery {
+  readonly #spawns: boolean;
+  #state: RecoveryState = "waiting";
+  #reason: RecoveryReason = "start";
+  /** A server we start runs; always true of one that somebody else starts. */
+  #runs: boolean;
+  #probing = false;
+  #nextProbeMs = -Infinity;
+  #heldSinceMs: number | null = null;
+  #sinceMs: number;
+  #replayedMs = 0;
+
+  /** `spawns`: the server is started by us, and its process can be looked at. */
+  constructor(spawns: boolean, nowMs: number) {
+    this.#spawns = spawns;
+    this.#runs = !spawns;
+    this.#sinceMs = nowMs;
+  }
+
+  /** How far it is. */
+  get state(): RecoveryState {
+    return this.#state;
+  }
+
+  /** Why connections left their last server. */
+  get reason(): RecoveryReason {
+    return this.#reason;
+  }
+
+  /** When they did, milliseconds of the caller's clock. */
+  get sinceMs(): number {
+    return this.#sinceMs;
+  }
+
+  /** Something is to be looked at every few milliseconds. */
+  get isBusy(): boolean {
+    return this.#state === "live" ? this.#probing || this.#heldSinceMs !== null : this.#runs;
+  }
+
+  /** The server that we start runs. */
+  handleStart(): void {
+    this.#runs = true;
+    this.#probing = false;
+    this.#nextProbeMs = -Infinity;
+  }
+
+  /** It has ended. */
+  handleExit(how: string, nowMs: number): RecoveryEffect[] {
+    this.#runs = false;
+    return this.#fail("app-exited", `the server's process ended with ${how}`, nowMs);
+  }
+
+  /** It is to be replaced by another one; `handleStart()` says when that runs. */
+  handleRestart(nowMs: number): RecoveryEffect[] {
+    this.#runs = false;
+    this.#leave("restart", nowMs);
+    return [{ kind: "detach", reason: "restart", seen: null }];
+  }
+
+  /** This replica has become primary; its connections have no server yet. */
+  handlePromoted(nowMs: number): void {
+    this.#leave("start", nowMs);
+  }
+
+  /** What a pass has shown, on a primary. */
+  handlePass(sight: RecoverySight): RecoveryEffect[] {
+    return this.#state === "waiting" ? this.#await(sight) : this.#watch(sight);
+  }
+
+  /** Until the next server listens. */
+  #await({ nowMs, listening }: RecoverySight): RecoveryEffect[] {
+    if (!this.#runs) return [];
+    if (this.#probing && listening === "yes") {
+      this.#probing = false;
+      this.#nextProbeMs = -Infinity;
+      this.#state = "replaying";
+      this.#replayedMs = nowMs;
+      return [{ kind: "replay" }];
+    }
+    return this.#probe(nowMs);
+  }
+
+  #watch(sight: RecoverySight): RecoveryEffect[] {
+    const { nowMs, endsHeld, listening } = sight;
+    if (!endsHeld) {
+      this.#heldSinceMs = null;
+      this.#probing = false;
+      if (this.#state === "live" || sight.behind() > 0) return [];
+      this.#state = "live";
+      const waitedMs = this.#replayedMs - this.#sinceMs;
+      return [{
+        kind: "recovered",
+        reason: this.#reason,
+        tookMs: nowMs - this.#sinceMs,
+        waitedMs,
+      }];
+    }
+    this.#heldSinceMs ??= nowMs;
+    if (this.#spawns && sight.isExiting()) {
+      this.#runs = false;
+      return this.#fail("app-exited", "the server's process is exiting", nowMs);
+    }
+    if (this.#probing && listening === "no") {
+      return this.#fail("app-died", "its connections ended, and nobody listens any more", nowMs);
+    }
+    if (this.#probing && listening === "yes") {
+      this.#probing = false;
+      this.#nextProbeMs = -Infinity;
+      return [{ kind: "confirm" }];
+    }
+    if (!this.#spawns && nowMs - this.#heldSinceMs < EXTERNAL_WAIT_MS) return [];
+    return this.#probe(nowMs);
+  }
+
+  #probe(nowMs: number): RecoveryEffect[] {
+    if (nowMs < this.#nextProbeMs) return [];
+    this.#nextProbeMs = nowMs + PROBE_MS;
+    this.#probing = true;
+    return [{ kind: "probe" }];
+  }
+
+  #fail(reason: RecoveryReason, seen: string, nowMs: number): RecoveryEffect[] {
+    if (this.#state === "waiting") return [];
+    this.#leave(reason, nowMs);
+    return [{ kind: "detach", reason, seen }];
+  }
+
+  #leave(reason: RecoveryReason, nowMs: number): void {
+    // A server that dies while it is played the log: the clients have waited since the first one's end.
+    if (this.#state === "live") this.#sinceMs = nowMs;
+    this.#reason = reason;
+    this.#state = "waiting";
+    this.#probing = false;
+    this.#nextProbeMs = -Infinity;
+    this.#heldSinceMs = null;
+  }
+}

@@ -1,0 +1,142 @@
+/**
+ * recoverer.ts - log mode in the loop: does to a service's core what its Recovery decides
+ *
+ * Theory of operation
+ * After each pass on a primary the loop calls `step()`. What the core has to say follows at once:
+ * effects fill the output list anew, and `flush` writes it, as the loop does after a pass.
+ *
+ *   ends held? -> /proc, probe -> Recovery -> confirm | detach | replay -> flush
+ *
+ * Limits: see protocol/recovery.ts.
+ */
+import type { Core } from "./core.ts";
+import { isExiting } from "./io/exiting.ts";
+import { Recovery, type RecoveryEffect, type RecoveryReason } from "./protocol/recovery.ts";
+import type { RecoveryStatus } from "./status.ts";
+
+/** What the loop does for a recoverer. */
+export interface RecovererHost {
+  /** Writes what the core has made since `begin()`. */
+  flush: () => void;
+  /** The server failed: said in the log and in status. */
+  onFailure: (reason: RecoveryReason, seen: string) => void;
+  /** Every connection is live again. */
+  onRecovered: (status: RecoveryStatus) => void;
+}
+
+const LISTENING = ["unknown", "yes", "no"] as const;
+
+/** The recovery of one service on one node. */
+export class Recoverer {
+  readonly #core: Core;
+  readonly #port: number;
+  readonly #host: RecovererHost;
+  readonly #recovery: Recovery;
+  #pid: number | null = null;
+  /** What the last recovery was like. */
+  #last: RecoveryStatus["last"] = null;
+  /** Connections that were without a server when the current one began. */
+  #connections = 0;
+
+  /** `port`: one of the service; `spawns`: the server is started by us. */
+  constructor(
+    core: Core,
+    options: { port: number; spawns: boolean; nowMs: number; host: RecovererHost },
+  ) {
+    this.#core = core;
+    this.#port = options.port;
+    this.#host = options.host;
+    this.#recovery = new Recovery(options.spawns, options.nowMs);
+  }
+
+  /** The loop must come back within milliseconds, whatever else happens. */
+  get isBusy(): boolean {
+    return this.#recovery.isBusy;
+  }
+
+  /** The server that we start runs. */
+  noteStart(pid: number): void {
+    this.#pid = pid;
+    this.#recovery.handleStart();
+  }
+
+  /** It has ended. */
+  noteExit(how: string, nowMs: number): void {
+    this.#pid = null;
+    this.#perform(this.#recovery.handleExit(how, nowMs), nowMs);
+  }
+
+  /** Connections leave the server, which is to be replaced; returns how many. */
+  restart(nowMs: number): number {
+    this.#perform(this.#recovery.handleRestart(nowMs), nowMs);
+    return this.#connections;
+  }
+
+  /** This node has become primary. */
+  notePromoted(nowMs: number): void {
+    this.#recovery.handlePromoted(nowMs);
+    this.#connections = this.#core.wasm.behind();
+  }
+
+  /** After a pass. */
+  step(nowMs: number): void {
+    const { wasm } = this.#core;
+    this.#perform(
+      this.#recovery.handlePass({
+        nowMs,
+        endsHeld: wasm.endsHeld() !== 0,
+        listening: LISTENING[wasm.probeAnswer()],
+        isExiting: () => this.#pid === null || isExiting(this.#pid),
+        behind: () => wasm.behind(),
+      }),
+      nowMs,
+    );
+  }
+
+  /** For people. */
+  status(nowMs: number): RecoveryStatus {
+    const { state, reason, sinceMs } = this.#recovery;
+    return {
+      state,
+      reason,
+      forMs: state === "live" ? null : nowMs - sinceMs,
+      behind: this.#core.wasm.behind(),
+      last: this.#last,
+    };
+  }
+
+  #perform(effects: RecoveryEffect[], nowMs: number): void {
+    const { wasm } = this.#core;
+    for (const effect of effects) {
+      wasm.begin(nowMs >>> 0);
+      switch (effect.kind) {
+        case "probe":
+          wasm.probe(this.#port);
+          break;
+        case "confirm":
+          wasm.confirmEnds();
+          break;
+        case "replay":
+          wasm.replay();
+          break;
+        case "detach":
+          while (wasm.detach() !== 0) {
+            this.#host.flush();
+            wasm.begin(nowMs >>> 0);
+          }
+          this.#connections = wasm.behind();
+          if (effect.seen !== null) this.#host.onFailure(effect.reason, effect.seen);
+          break;
+        case "recovered": {
+          const { reason, tookMs, waitedMs } = effect;
+          const connections = this.#connections;
+          this.#last = { reason, connections, tookMs, waitedMs };
+          this.#connections = 0;
+          if (connections > 0) this.#host.onRecovered(this.status(nowMs));
+          break;
+        }
+      }
+      this.#host.flush();
+    }
+  }
+}

@@ -1,0 +1,185 @@
+/**
+ * log_server_test.ts - one host in log mode: its server dies and is started again, and no client notices
+ *
+ *   client ---- switch ---- host a: daemon, server (SIGKILL, restart); no peer
+ *
+ * Claims, with connections that download, upload, echo, are idle, and just begin:
+ *   SIGKILL of the spawned server at a random moment   every octet right, no RST, one SYN; the daemon
+ *                                                      starts the server again and replays what was said
+ *   nginx and curl, http.server and wget               the same for one large download after the other
+ *   `holdfast restart web`                             the same
+ *   a server that takes 20 s to start again            its clients are there still (200 s in full)
+ */
+
+import assert from "node:assert/strict";
+import { traceTcp } from "./capture.ts";
+import { netTest, type NetTestContext, repetitions, sleep } from "./conditions.ts";
+import { makeContent } from "./content.ts";
+import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
+import { nginx } from "./nginx.ts";
+import { assertUnbroken } from "./verdict.ts";
+import { MIX } from "./workload.ts";
+
+const WORKLOAD = {
+  connections: 54,
+  durationMs: 5000,
+  silentMs: 4000,
+  rate: 4_000_000,
+  /** What a server started anew answers like one that never ended: not what closed connections have told. */
+  mix: MIX.filter((kind) => kind !== "server-fin"),
+};
+const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: { mode: "log" } };
+
+/** Octets of a download: about as long on the wire as a server takes to start again. */
+const CONTENT_OCTETS = 512 << 20;
+const DOWNLOAD_TIMEOUT_MS = 120_000;
+/** For how long a client is held in the usual run; in the full one ten times as long. */
+const HELD_MS = repetitions(2000) * 100;
+
+for (const family of [4, 6] as const) {
+  const name = `clients do not notice SIGKILL of the server, which is started again (IPv${family})`;
+  netTest(name, [], async (context) => {
+    const { random } = context;
+    await withSite(context, { ...ONE_HOST, family, run: mixedServer() }, async (site) => {
+      await site.waitPrimary("a");
+      const rounds = repetitions(50);
+      for (let round = 0; round < rounds; round++) {
+        const capture = await site.startCapture();
+        const momentMs = Math.round(random.between(100, 4500));
+        const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
+        console.log(`round ${round + 1} of ${rounds}: SIGKILL after ${momentMs} ms`);
+        await workload.go();
+        await sleep(momentMs);
+        const faultMs = await site.signalServer("a", "SIGKILL");
+        await workload.mustSucceed(60_000);
+        const dropped = await capture.stop();
+        assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
+        await Deno.remove(capture.path);
+        const { app, recovery } = await site.service("a");
+        assert.deepEqual([app.lastExit, app.restarts], ["SIGKILL", round + 1]);
+        assert.equal(recovery?.state, "live");
+      }
+    });
+  });
+}
+
+interface Download {
+  server: (directory: string) => Promise<string[]>;
+  client: (url: string) => string[];
+}
+
+/** Downloads while the server is killed, one after the other. */
+async function downloadThroughDeaths(context: NetTestContext, options: Download): Promise<void> {
+  const { directory, random } = context;
+  await Deno.mkdir(`${directory}/files`);
+  const content = makeContent(`${directory}/files/content`, CONTENT_OCTETS);
+  const command = await options.server(directory);
+  await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
+    await site.waitPrimary("a");
+    const [program, ...args] = options.client(site.url("/content"));
+    const download = async (momentMs: number | null) => {
+      const capture = await site.startCapture();
+      const startMs = performance.now();
+      const client = site.startInClient(program, args, { hashOutput: true });
+      let faultMs: number | undefined;
+      if (momentMs !== null) {
+        await sleep(momentMs);
+        faultMs = await site.signalServer("a", "SIGKILL");
+      }
+      await client.mustSucceed(DOWNLOAD_TIMEOUT_MS);
+      const durationMs = performance.now() - startMs;
+      const dropped = await capture.stop();
+      assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
+      assertUnbroken(traceTcp(capture.path, site.address), { connections: 1, faultMs, dropped });
+      await Deno.remove(capture.path);
+      return durationMs;
+    };
+    const durationMs = await download(null);
+    const rounds = repetitions(50);
+    for (let round = 0; round < rounds; round++) {
+      const momentMs = durationMs * (round + random.next()) / rounds;
+      console.log(`round ${round + 1} of ${rounds}: SIGKILL after ${momentMs.toFixed(0)} ms`);
+      await download(momentMs);
+      await site.waitPrimary("a");
+    }
+  });
+}
+
+netTest("curl reads 512 MiB from nginx that is killed and started again", [
+  "nginx",
+  "curl",
+], (context) =>
+  downloadThroughDeaths(context, {
+    server: (directory) => nginx("a", directory),
+    client: (url) => ["curl", "--silent", "--show-error", "--max-time", "110", url],
+  }));
+
+netTest("wget reads 512 MiB from http.server that is killed and started again", [
+  "python3",
+  "wget",
+], (context) =>
+  downloadThroughDeaths(context, {
+    server: (directory) =>
+      Promise.resolve(
+        ["python3", "-m", "http.server", "80", "--directory", `${directory}/files`],
+      ),
+    client: (url) => ["wget", "--quiet", "--tries=1", "--timeout=110", "--output-document=-", url],
+  }));
+
+netTest("clients do not notice holdfast restart", [], async (context) => {
+  await withSite(context, { ...ONE_HOST, run: mixedServer() }, async (site) => {
+    await site.waitPrimary("a");
+    const capture = await site.startCapture();
+    const momentMs = 2000;
+    const seed = context.random.seed();
+    const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed });
+    await workload.go();
+    await sleep(momentMs);
+    const faultMs = Date.now();
+    const before = (await site.service("a")).app.pid;
+    const { connections, tookMs } = await site.restartService("a");
+    assert.ok(connections > 30, `${connections} connections`);
+    console.log(`${connections} connections in ${tookMs.toFixed(0)} ms`);
+    assert.notEqual((await site.service("a")).app.pid, before);
+    await workload.mustSucceed(60_000);
+    const dropped = await capture.stop();
+    assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
+  });
+});
+
+netTest("clients wait for as long as a server takes to start again", [], async (context) => {
+  const started = `${context.directory}/started`;
+  const [program, ...args] = mixedServer().a;
+  // Slow to start but for the first time.
+  const script = `test -e ${started} && sleep ${HELD_MS / 1000}; touch ${started}; exec "$0" "$@"`;
+  const command = ["sh", "-c", script, program, ...args];
+  const mix = ["download", "upload", "echo", "keepalive", "client-fin"] as const;
+  await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
+    await site.waitPrimary("a");
+    const capture = await site.startCapture();
+    const momentMs = 2000;
+    const workload = await site.startWorkload({
+      ...WORKLOAD,
+      connections: 20,
+      mix,
+      momentMs,
+      seed: context.random.seed(),
+    });
+    const held = await site.startHeldConnection();
+    await held.exchange();
+    await workload.go();
+    await sleep(momentMs);
+    const faultMs = await site.signalServer("a", "SIGKILL");
+    await sleep(1000);
+    const { connections, recovery } = await site.service("a");
+    assert.deepEqual([recovery?.state, connections.unprotected], ["waiting", 0]);
+    assert.ok(recovery!.behind > 10, `${recovery!.behind} connections wait`);
+    await workload.mustSucceed(HELD_MS + 60_000);
+    await held.exchange();
+    await held.close();
+    const dropped = await capture.stop();
+    assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
+    const last = (await site.service("a")).recovery?.last;
+    assert.ok(last!.waitedMs >= HELD_MS, JSON.stringify(last));
+  });
+});

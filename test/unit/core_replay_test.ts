@@ -1,0 +1,203 @@
+/**
+ * core_replay_test.ts - log mode: servers die, others are played what their clients have said
+ *
+ * The claims are those of core_takeover_test.ts, for one host whose servers die any number of times,
+ * also while they are played the log, and for two of which the second has no server before it speaks.
+ * While nobody serves it a client is held: answered, and told of no end.
+ */
+import { ok, strictEqual } from "node:assert/strict";
+import type { Random } from "../net/random.ts";
+import { isAfter, Phase, Reason } from "./core_driver.ts";
+import type { Endpoint } from "./endpoint.ts";
+import { Replicas, type ReplicasOptions } from "./replicas.ts";
+import { pick, randomOctets, rounds, seededTest } from "./seeded.ts";
+import { allDone, check, checkEmpty, checkOctets, isDone, randomOptions, talk } from "./talks.ts";
+import type { Talk } from "./talks.ts";
+
+/** Log mode with room for everything. */
+function logOptions(random: Random): ReplicasOptions {
+  return { ...randomOptions(random), log: { holds: random.next() < 0.5 }, logLimit: 1 << 18 };
+}
+
+/** Steps until a random moment, or until all are done. */
+function runFor(replicas: Replicas, talks: Talk[], steps: number): void {
+  let left = steps;
+  replicas.run(() => talks.every(isDone) || left-- <= 0);
+}
+
+/** The clients that need a server still, when nothing is on the wire any more. */
+function inNeed(replicas: Replicas, talks: Talk[], random: Random): Talk[] {
+  for (let i = 6 + random.integer(40); i > 0; i--) replicas.step();
+  return talks.filter(({ client, expected }) => client.received.length < expected.length);
+}
+
+/** Every client has read what it must, and the servers of those in need have read all of them. */
+function finish(replicas: Replicas, talks: Talk[], needed: Talk[]): void {
+  const drained = ({ port }: Talk) => replicas.primary.servers.get(port)?.isDrained === true;
+  replicas.run(() => talks.every(isDone) && needed.every(drained));
+  for (const { client, port, expected } of talks) {
+    checkOctets(client.received, expected, `client ${port}`);
+  }
+  check(replicas, needed);
+}
+
+seededTest("log mode: servers that die and come back are not missed", (random) => {
+  for (let round = 0; round < rounds(40); round++) {
+    const replicas = new Replicas({ ...logOptions(random), alone: true });
+    const free = replicas.primary.driver.core.wasm.blockOctetsFree();
+    const talks = Array.from({ length: 6 }, (_, i) => talk(random, replicas, 10000 + i));
+    let needed = talks;
+    for (let deaths = 1 + random.integer(4); deaths > 0; deaths--) {
+      runFor(replicas, talks, random.integer(120));
+      replicas.killServers(() => random.next() < 0.3);
+      needed = inNeed(replicas, talks, random);
+      replicas.startServers();
+    }
+    finish(replicas, talks, needed);
+    checkEmpty(replicas);
+    strictEqual(replicas.primary.driver.core.wasm.blockOctetsFree(), free);
+  }
+});
+
+seededTest(
+  "log mode: a standby without a server takes over, and its server is brought up",
+  (random) => {
+    for (let round = 0; round < rounds(30); round++) {
+      const replicas = new Replicas(logOptions(random));
+      const talks = Array.from({ length: 6 }, (_, i) => talk(random, replicas, 10000 + i));
+      runFor(replicas, talks, random.integer(150));
+      const planned = random.next() < 0.5;
+      if (planned) replicas.switchOver();
+      else replicas.crash(random.integer(3));
+      const needed = inNeed(replicas, talks, random);
+      replicas.startServers();
+      finish(replicas, talks, needed);
+      checkEmpty(replicas);
+    }
+  },
+);
+
+seededTest("log mode without a death serves and ends connections like any other", (random) => {
+  for (let round = 0; round < rounds(8); round++) {
+    const replicas = new Replicas({ ...logOptions(random), alone: random.next() < 0.5 });
+    const talks = Array.from({ length: 6 }, (_, i) => talk(random, replicas, 10000 + i));
+    replicas.run(() => allDone(replicas, talks));
+    check(replicas, talks);
+    checkEmpty(replicas);
+  }
+});
+
+/** A client that uploads `octets` to a server that only reads. */
+function upload(replicas: Replicas, port: number, octets: Uint8Array): Endpoint {
+  const client = replicas.connect(port);
+  client.write(octets);
+  client.end();
+  return client;
+}
+
+const readAll = { program: (server: Endpoint) => void (server.onEnd = () => server.end()) };
+
+seededTest("log mode: a client that says more than its log holds goes on unprotected", (random) => {
+  const logLimit = 65536;
+  const log = { holds: false };
+  const replicas = new Replicas({ ...readAll, log, alone: true, logLimit });
+  const octets = randomOctets(random, 200_000);
+  const client = upload(replicas, 10000, octets);
+  replicas.run(() => client.ended && client.isDrained);
+  checkOctets(replicas.primary.servers.get(10000)!.received, octets, "server");
+  const { driver } = replicas.primary;
+  strictEqual(driver.field(0, "reason"), Reason.logFull);
+  strictEqual(driver.counter("unprotected"), 1);
+});
+
+seededTest(
+  "log mode: a client may be slowed at the limit instead, and is protected still",
+  (random) => {
+    const logLimit = 65536;
+    const log = { holds: true };
+    const replicas = new Replicas({ ...readAll, log, alone: true, logLimit });
+    const octets = randomOctets(random, 200_000);
+    const client = upload(replicas, 10000, octets);
+    for (let i = 0; i < 2000; i++) replicas.step();
+    const { driver } = replicas.primary;
+    const server = replicas.primary.servers.get(10000)!;
+    const past = server.received.length - logLimit;
+    ok(past >= 0 && past < 1 << 14, `${past} octets past the limit`);
+    strictEqual(client.ended, false);
+    ok(!isAfter(driver.field(0, "rcvNxt"), driver.field(0, "irs") + 1 + logLimit + (1 << 14)));
+    replicas.killServers();
+    replicas.startServers();
+    for (let i = 0; i < 2000; i++) replicas.step();
+    checkOctets(
+      replicas.primary.servers.get(10000)!.received,
+      octets.slice(0, server.received.length),
+      "new server",
+    );
+  },
+);
+
+seededTest(
+  "log mode: a client is answered while nobody serves it, and its window closes",
+  (random) => {
+    const replicas = new Replicas({ ...readAll, log: { holds: false }, alone: true });
+    const octets = randomOctets(random, 200_000);
+    const client = upload(replicas, 10000, octets);
+    for (let i = 0; i < 5; i++) replicas.step();
+    replicas.killServers(() => pick(random, [true, false]));
+    const { driver } = replicas.primary;
+    for (let i = 0; i < 500; i++) {
+      replicas.wait(1000);
+      client.timeout();
+    }
+    const acked = driver.field(0, "ackShown");
+    strictEqual(acked, driver.field(0, "edgeShown"), "the window is not closed");
+    strictEqual(driver.field(0, "phase"), Phase.open);
+    const asked = driver.counter("acksMade");
+    client.timeout();
+    for (let i = 0; i < 5; i++) replicas.step();
+    ok(driver.counter("acksMade") > asked, "a probe of the closed window was not answered");
+    replicas.startServers();
+    replicas.run(() => client.ended && client.isDrained);
+    checkOctets(replicas.primary.servers.get(10000)!.received, octets, "server");
+  },
+);
+
+seededTest(
+  "log mode: a new server that writes other octets costs the client its connection",
+  (random) => {
+    for (let round = 0; round < rounds(10); round++) {
+      let life = 0;
+      const program = (server: Endpoint) => {
+        const own = life;
+        server.onOctets = () => {
+          const answer = randomAnswer(server.received.length);
+          // The second life writes one octet otherwise, that the client has or may have.
+          if (own === 1) answer[1000] ^= 1;
+          server.write(answer);
+        };
+      };
+      const alone = random.next() < 0.5;
+      const replicas = new Replicas({ program, log: { holds: false }, alone, mayReset: true });
+      const client = replicas.connect(10000);
+      client.write(Uint8Array.of(1));
+      replicas.run(() => client.received.length > 2000);
+      life = 1;
+      if (alone) replicas.killServers(() => random.next() < 0.5);
+      else replicas.crash();
+      for (let i = random.integer(40); i > 0; i--) replicas.step();
+      replicas.startServers();
+      replicas.run(() => client.state === "reset");
+      const expected = randomAnswer(1).slice(0, client.received.length);
+      checkOctets(client.received, expected, "client");
+      strictEqual(replicas.primary.driver.counter("diverged"), 1);
+    }
+  },
+);
+
+/** What a server answers to so many octets. */
+function randomAnswer(count: number): Uint8Array {
+  return Uint8Array.from(
+    { length: 100_000 },
+    (_, i) => Math.imul(i + 7, count * 2654435761) >>> 13,
+  );
+}

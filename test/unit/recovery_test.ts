@@ -1,0 +1,114 @@
+/**
+ * recovery_test.ts - is our server dead, is the next one there, is it where the clients are?
+ */
+import { deepStrictEqual, strictEqual } from "node:assert/strict";
+import { isExiting } from "../../runtime/io/exiting.ts";
+import {
+  EXTERNAL_WAIT_MS,
+  PROBE_MS,
+  Recovery,
+  type RecoveryEffect,
+  type RecoverySight,
+} from "../../runtime/protocol/recovery.ts";
+
+/** Nothing to be seen but what `fields` says. */
+function sight(fields: Partial<RecoverySight> = {}): RecoverySight {
+  return {
+    nowMs: 1000,
+    endsHeld: false,
+    listening: "unknown",
+    isExiting: () => false,
+    behind: () => 0,
+    ...fields,
+  };
+}
+
+/** Each effect in a word or two. */
+function words(effects: RecoveryEffect[]): string[] {
+  return effects.map((effect) =>
+    "reason" in effect ? `${effect.kind} ${effect.reason}` : effect.kind
+  );
+}
+
+/** A recovery whose server listens. */
+function live(spawns = true): Recovery {
+  const recovery = new Recovery(spawns, 0);
+  if (spawns) recovery.handleStart();
+  recovery.handlePass(sight());
+  recovery.handlePass(sight({ listening: "yes" }));
+  recovery.handlePass(sight());
+  strictEqual(recovery.state, "live");
+  return recovery;
+}
+
+Deno.test("a server we start is probed from its start on, and replayed to when it listens", () => {
+  const recovery = new Recovery(true, 0);
+  deepStrictEqual(recovery.handlePass(sight()), []);
+  recovery.handleStart();
+  deepStrictEqual(words(recovery.handlePass(sight())), ["probe"]);
+  deepStrictEqual(words(recovery.handlePass(sight({ listening: "no" }))), []);
+  const later = 1000 + PROBE_MS;
+  deepStrictEqual(words(recovery.handlePass(sight({ nowMs: later, listening: "no" }))), ["probe"]);
+  deepStrictEqual(words(recovery.handlePass(sight({ listening: "yes" }))), ["replay"]);
+  strictEqual(recovery.state, "replaying");
+  deepStrictEqual(recovery.handlePass(sight({ behind: () => 3 })), []);
+  deepStrictEqual(recovery.handlePass(sight({ nowMs: 1500 })), [
+    { kind: "recovered", reason: "start", tookMs: 1500, waitedMs: 1000 },
+  ]);
+});
+
+Deno.test("an end that a living server meant is confirmed after a probe", () => {
+  const recovery = live();
+  deepStrictEqual(words(recovery.handlePass(sight({ endsHeld: true }))), ["probe"]);
+  const answered = sight({ endsHeld: true, listening: "yes" });
+  deepStrictEqual(words(recovery.handlePass(answered)), ["confirm"]);
+  // Ends that came since need a probe of their own.
+  deepStrictEqual(words(recovery.handlePass(answered)), ["probe"]);
+});
+
+Deno.test("an end of an exiting process, or with nobody listening, is the server's death", () => {
+  const exiting = live();
+  const seen = exiting.handlePass(sight({ endsHeld: true, isExiting: () => true }));
+  deepStrictEqual(words(seen), ["detach app-exited"]);
+  deepStrictEqual(words(exiting.handleExit("SIGKILL", 1001)), [], "known already");
+  deepStrictEqual(words(exiting.handlePass(sight())), [], "probed when it is started again");
+
+  const silent = live();
+  silent.handlePass(sight({ endsHeld: true }));
+  deepStrictEqual(words(silent.handlePass(sight({ endsHeld: true, listening: "no" }))), [
+    "detach app-died",
+  ]);
+});
+
+Deno.test("a listener that closes last is not believed at once, of a server that others start", () => {
+  const recovery = live(false);
+  const held = (nowMs: number) => recovery.handlePass(sight({ endsHeld: true, nowMs }));
+  deepStrictEqual(held(2000), []);
+  deepStrictEqual(words(held(2000 + EXTERNAL_WAIT_MS)), ["probe"]);
+});
+
+Deno.test("a server that dies while it is replayed to is replaced; clients wait from the first end", () => {
+  const recovery = live();
+  deepStrictEqual(words(recovery.handleExit("SIGSEGV", 2000)), ["detach app-exited"]);
+  recovery.handleStart();
+  recovery.handlePass(sight({ nowMs: 2300 }));
+  recovery.handlePass(sight({ nowMs: 2300, listening: "yes" }));
+  deepStrictEqual(words(recovery.handleExit("SIGSEGV", 2400)), ["detach app-exited"]);
+  strictEqual(recovery.sinceMs, 2000);
+});
+
+Deno.test("a restart waits for the next start, whatever the old server still says", () => {
+  const recovery = live();
+  deepStrictEqual(words(recovery.handleRestart(2000)), ["detach restart"]);
+  deepStrictEqual(recovery.handlePass(sight({ endsHeld: true, listening: "yes" })), []);
+  deepStrictEqual(recovery.handleExit("status 0", 2100), []);
+  recovery.handleStart();
+  deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2200 }))), ["probe"]);
+});
+
+Deno.test("isExiting() tells a process that runs from one that is a zombie or gone", async () => {
+  strictEqual(isExiting(Deno.pid), false);
+  const child = new Deno.Command("sh", { args: ["-c", "exit 0"] }).spawn();
+  await child.status;
+  strictEqual(isExiting(child.pid), true);
+});
