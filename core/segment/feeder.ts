@@ -23,6 +23,8 @@ import {
   FEED_RTO_MIN_MS,
   FEED_SYN_TRIES,
   FEED_TRIES,
+  PARKED_MAX,
+  SLOT_SIZE,
   SUPER_SEGMENT,
 } from "../limits";
 import { count, Counter, Role, state } from "../state";
@@ -150,12 +152,16 @@ export function hasCaughtUp(c: Connection): bool {
 }
 
 function sendToServer(c: Connection, flags: u32, seq: u32, ack: u32, length: u32): void {
+  const s = state();
   const options = optionLength(c);
   // The client's window counts from what the client has. A server that is behind may write all of
   // that and the window too, else a client that pauses would stop it for good.
   // Rounded up: the last few octets before cliAck must not be held back by the scale's grain.
   const behind = c.cliAck - ack;
-  const window = c.cliWnd + ((behind + (1 << c.cliWs) - 1) >>> c.cliWs);
+  // A standby's server writes no more ahead than can be parked: what cannot be is lost until its kernel
+  // repeats it, and that server falls behind.
+  const most = s.role == Role.Standby ? (PARKED_MAX - SLOT_SIZE) >>> c.cliWs : 65535;
+  const window = (c.cliWnd < most ? c.cliWnd : most) + ((behind + (1 << c.cliWs) - 1) >>> c.cliWs);
   const field = window > 65535 ? 65535 : window;
   const packet = make(c, APP, flags, seq, ack - c.issDelta, field, options);
   const tcp = tcpOf(packet);
