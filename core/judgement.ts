@@ -7,8 +7,8 @@
  *
  *   finding      | kind u32 | record u32 | ports u32 | ours u32 | theirs u32 | waited ms u32 |
  *
- * `ours` and `theirs` are offsets in the server's stream, from its first octet: how far our server and
- * the other replica's have come.
+ * `ours` and `theirs` are offsets in the server's stream, from its first octet, or for reading in the
+ * client's: how far our server and the other replica's have come.
  */
 import { state } from "./state";
 import { Connection, indexOf } from "./flow/connection";
@@ -26,6 +26,13 @@ export const enum Finding {
   Diverged,
   /** The same found after a takeover, ours being the new primary's: the client was reset. */
   DivergedReset,
+  /** Our server writes nothing more, or too little, where the other one has. */
+  OursStopsWriting,
+  /** Our server reads nothing more, or too little, where the other one does. */
+  OursStopsReading,
+  /** The standby's server, likewise; the connection is unprotected already. */
+  TheirsStopsWriting,
+  TheirsStopsReading,
 }
 
 /** Findings the ring holds. */
@@ -49,8 +56,10 @@ export function noteFinding(
   store<u32>(to, kind);
   store<u32>(to, indexOf(c), 4);
   store<u32>(to, c.ports, 8);
-  store<u32>(to, ours - c.iss - 1, 12);
-  store<u32>(to, theirs - c.iss - 1, 16);
+  const input = kind == Finding.OursStopsReading || kind == Finding.TheirsStopsReading;
+  const first = (input ? c.irs : c.iss) + 1;
+  store<u32>(to, ours - first, 12);
+  store<u32>(to, theirs - first, 16);
   store<u32>(to, state().now - since, 20);
   count++;
 }

@@ -90,5 +90,15 @@ export const PROVE_MS: u32 = 10000;
 export const AHEAD_MAX: u64 = 1 << 30;
 /** A client that was heard of so lately, in milliseconds, waits for its server. */
 export const WAITING_MS: u32 = 1000;
+/** How often each connection is looked at for a server that stands still, in milliseconds. */
+export const LAG_SCAN_MS: u32 = 100;
+/** Connections looked at in one tick. */
+export const LAG_SCAN_MAX: u32 = 2048;
+/** A server that hangs already is given up on other connections after this time, in milliseconds. */
+export const LAG_AGAIN_MS: u32 = 200;
+/** How long a server may stand still while the other goes on, unless the caller says otherwise. */
+export const LAG_MS: u32 = 2000;
+/** How far behind it may be for that time though it moves, in octets, unless the caller says so. */
+export const LAG_BYTES: u32 = 4 << 20;
 /** How long one server's FIN or RST waits for the other's, unless the caller says otherwise. */
 export const FIN_WAIT_MS: u32 = 2000;

@@ -25,6 +25,8 @@ import {
   FIN_WAIT_MS,
   HOLD_SIZE,
   INBOX_SIZE,
+  LAG_BYTES,
+  LAG_MS,
   OUT_ENTRY,
   OUT_MAX,
   PACKET_MAX,
@@ -47,6 +49,7 @@ import { repeatReset } from "./segment/comparing";
 import { onFeederTimeout, pump } from "./segment/feeder";
 import { fromClient } from "./segment/client";
 import { fromServer } from "./segment/server";
+import { noteLife, scanLag } from "./segment/lag";
 import { applyBody } from "./segment/apply";
 import {
   judgeEnds as judgeAllEnds,
@@ -129,6 +132,8 @@ export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
   s.messageSeq = 1;
   s.finWaitMs = FIN_WAIT_MS;
   s.feeding = 1;
+  s.lagMs = LAG_MS;
+  s.lagBytes = LAG_BYTES;
   format();
   formatRanges();
   formatDigests();
@@ -175,6 +180,25 @@ export function setLogMode(holds: u32): void {
   s.logMode = 1;
   s.logHolds = holds;
   s.feeding = 0;
+}
+
+/**
+ * When a server hangs: it stands still for `lagMs` while the other replica's goes on, or is for so
+ * long more than `lagBytes` behind. 0 ms: servers are not judged by that.
+ */
+export function setLag(lagBytes: u32, lagMs: u32): void {
+  state().lagBytes = lagBytes;
+  state().lagMs = lagMs;
+}
+
+/** 1 while our server hangs. */
+export function hangs(): u32 {
+  return state().hung;
+}
+
+/** Our server was started anew. */
+export function noteAppStart(): void {
+  noteLife();
 }
 
 /** Adds a port that is served. */
@@ -243,6 +267,7 @@ export function settle(): u32 {
 
 function tick(): void {
   const s = state();
+  scanLag(s.now - s.lastTick);
   s.lastTick = s.now;
   settleDisputes();
   let index = s.timerHead;

@@ -16,14 +16,17 @@
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
  *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there, 4: it is
  *     gone; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts)
+ *     +52 about where its server has read to
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST, else 0
  *   REPORT    standby to primary   committed input and what may still come
  *     +8  rcvNxt | 12 right edge | 16 next octet its server will write; flags 1: it has said FIN there,
  *     2: only an answer to an OPEN that asks: its server accepts, 4: it has accepted the connection
- *     +20 up to where its output is the primary's
+ *     +20 up to where its output is the primary's | 24 about where its server has read to
  *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
- *     +8  outputs differ before this octet | 12 and are the same up to this one; 0 for other reasons
+ *     +8  outputs differ before this octet | 12 and are the same up to this one
+ *     +8  or: its server stands still at this octet | 12 for how long, ms | 16 1: reading, 0: writing
+ *     zero for other reasons
  *   RAW       old primary to new   a client's packet that still arrived here
  *     +8  length | 12 packet with its virtio_net_hdr
  *
@@ -40,6 +43,7 @@ import { node } from "./stream/ranges";
 import { digestValue } from "./stream/digest";
 import { canTell } from "./segment/comparing";
 import { isGone, outputEnd } from "./segment/ending";
+import { readUpTo } from "./segment/lag";
 
 export const enum RecordType {
   Open = 1,
@@ -63,10 +67,10 @@ export const enum CloseHow {
 
 export const OPEN_SIZE: u32 = 64;
 export const DATA_HEAD: u32 = 16;
-export const PROGRESS_SIZE: u32 = 52;
+export const PROGRESS_SIZE: u32 = 56;
 export const CLOSE_SIZE: u32 = 12;
-export const REPORT_SIZE: u32 = 24;
-export const FAIL_SIZE: u32 = 16;
+export const REPORT_SIZE: u32 = 28;
+export const FAIL_SIZE: u32 = 20;
 export const RAW_HEAD: u32 = 12;
 
 /** Reserves `size` octets of the body and writes the head; 0 when the body is full. */
@@ -155,7 +159,7 @@ export function writeFail(index: u32, generation: u32, reason: u32): void {
   if (!to) return;
   store<u16>(to, <u16> generation, 2);
   store<u32>(to, index, 4);
-  store<u64>(to, 0, 8);
+  memory.fill(to + 8, 0, FAIL_SIZE - 8);
 }
 
 /** The same for outputs that differ before `seq`. */
@@ -164,6 +168,16 @@ export function writeDiverged(c: Connection, seq: u32): void {
   if (!to) return;
   store<u32>(to, seq, 8);
   store<u32>(to, comparisonOf(c).sameAt, 12);
+  store<u32>(to, 0, 16);
+}
+
+/** Tells the primary that our server stands still at `seq` of a stream, and for how long. */
+export function writeHang(c: Connection, seq: u32, stoodMs: u32, reads: bool): void {
+  const to = begin(c, RecordType.Fail, Reason.StandbyHangs, FAIL_SIZE);
+  if (!to) return;
+  store<u32>(to, seq, 8);
+  store<u32>(to, stoodMs, 12);
+  store<u32>(to, reads ? 1 : 0, 16);
 }
 
 /** Tells the primary that our server accepts what its own kernel refused. */
@@ -204,6 +218,7 @@ export function flushDirty(): void {
       store<u32>(to, s.now, 36);
       store<u32>(to, end, 40);
       store<u64>(to, tells ? digestValue(comparisonOf(c)) : 0, 44);
+      store<u32>(to, readUpTo(c), 52);
     } else if (s.role == Role.Standby) {
       c.edgeReported = c.legAck + s.logLimit;
       const flags = (has(c, Flag.ServerFin) ? 1 : 0) | (isAccepted(c) ? 4 : 0);
@@ -212,6 +227,7 @@ export function flushDirty(): void {
       store<u32>(to, c.edgeReported, 12);
       store<u32>(to, outputEnd(c), 16);
       store<u32>(to, comparisonOf(c).sameAt, 20);
+      store<u32>(to, readUpTo(c), 24);
     }
   }
 }

@@ -113,6 +113,20 @@ export class State {
   /** Milliseconds of the caller's monotonic clock, mod 2^32. */
   now: u32 = 0;
   lastTick: u32 = 0;
+  /** Judgement of servers that stand still (segment/lag.ts). */
+  lagBytes: u32 = 0;
+  lagMs: u32 = 0;
+  /** Next record to look at; 0 between two scans. */
+  scanNext: u32 = 0;
+  /** Time awake that this scan adds, and that the next one will. */
+  scanMs: u32 = 0;
+  awakeMs: u32 = 0;
+  /** Our server was found hanging, and since when; until it moves again. */
+  hung: u32 = 0;
+  hungAt: u32 = 0;
+  /** Primary: when either server was last seen to move on any connection. */
+  oursMovedAt: u32 = 0;
+  theirsMovedAt: u32 = 0;
   /** Address of this memory's first octet in the host process, for the output list. */
   base: u64 = 0;
   // Places in memory.

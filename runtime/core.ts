@@ -38,6 +38,12 @@ export interface CoreExports {
   setJudgement(finWaitMs: number): void;
   /** What becomes of connections whose servers wrote different octets, `Divergence` in core/state.ts. */
   setDivergence(policy: number): void;
+  /** When a server hangs: what `lag_bytes` and `lag_time` say; 0 ms for never. */
+  setLag(lagBytes: number, lagMs: number): void;
+  /** 1 while our server hangs. */
+  hangs(): number;
+  /** Our server was started anew. */
+  noteAppStart(): void;
   /** Adds a port that is served. */
   servePort(port: number): void;
   /** Largest MSS that every replica can carry; 0 for no clamp. */
@@ -245,6 +251,7 @@ export const REASONS = [
   "the two servers answered differently",
   "the client has sent more than its log may hold (log.limit)",
   "a server that was played the log answered otherwise than the one before it",
+  "the standby's server hangs",
 ] as const;
 
 /** Record fields in the order of `fieldOffset()` in core/mod.ts. */

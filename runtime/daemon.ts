@@ -144,6 +144,8 @@ class Daemon implements DaemonApi {
         appFd: network.appFd,
         prefer: service.prefer,
         finWaitMs: service.finWaitMs,
+        lagBytes: service.lagBytes,
+        lagTimeMs: service.lagTimeMs,
         epochFile: `${config.node.stateDir}/${service.name}.epoch`,
         log: service.mode === "log"
           ? { holds: service.log.full === "hold", spawns: service.run !== null }
@@ -375,7 +377,7 @@ class Daemon implements DaemonApi {
           arbitration: service.arbitration,
           speaks: service.speaks,
           judgements: service.judgements,
-          warnings: [],
+          warnings: service.appHangs ? ["its server hangs"] : [],
           recovery: service.recovery,
         };
       }),

@@ -145,6 +145,10 @@ export interface LoopServiceOptions {
   prefer: string | null;
   /** How long one server's FIN or RST waits for the other's, milliseconds. */
   finWaitMs: number;
+  /** How far behind a server may be for `lagTimeMs` though it moves, octets. */
+  lagBytes: number;
+  /** How long a server may stand still while the other replica's goes on, milliseconds. */
+  lagTimeMs: number;
   /** File that keeps the highest epoch. */
   epochFile: string;
   /** Log mode; null for hot. */
@@ -184,6 +188,8 @@ export interface LoopServiceStatus {
   arbitration: Arbitration;
   /** A primary that may send now; it may not while it cannot tell whether another one speaks. */
   speaks: boolean;
+  /** Our server hangs, as far as its connections show. */
+  appHangs: boolean;
   /** What was judged lately and on what evidence, oldest first. */
   judgements: LoopJudgement[];
   /** Log mode: where its server stands; null in hot mode. */
@@ -361,6 +367,8 @@ const FORMER_MS = 1000;
 const BEATS_KEPT = 64;
 /** Judgements that are shown. */
 const JUDGEMENTS_MAX = 32;
+/** What people are told of a connection that a standby follows whose server does not work. */
+const STANDBY_NOT_READY = "the standby's server has ended or hangs";
 /** Between two questions for the address. */
 const PROBE_EVERY_MS = 50;
 /** Between two alarms about one address. */
@@ -454,6 +462,8 @@ class Service {
   readonly claim: AddressClaim;
   /** In log mode. */
   recoverer: Recoverer | null = null;
+  /** Our server was found hanging at the last look. */
+  appHung = false;
   channel: Channel | null = null;
   switching: Switch | null = null;
   lastTakeover: Takeover | null = null;
@@ -530,6 +540,8 @@ class Service {
     this.judge = new Judge(loop.node, loop.peer?.name ?? null);
     wasm.setJudgement(options.finWaitMs);
     if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
+    // In log mode there is one server, and nothing to compare it with.
+    wasm.setLag(options.lagBytes, options.log === null ? options.lagTimeMs : 0);
     wasm.setMssMax(this.mssFor(options.mtu));
     this.claim = new AddressClaim({
       address: options.address,
@@ -539,6 +551,11 @@ class Service {
       answers: "caller",
     });
     this.claim.prepare();
+  }
+
+  /** Nothing is known against our server. */
+  get appWorks(): boolean {
+    return this.appRuns && this.core.wasm.hangs() === 0;
   }
 
   /** Largest MSS for a path of `mtu` octets. */
@@ -804,7 +821,7 @@ class DataLoop {
       name: s.options.name,
       role: s.replica.role,
       epoch: s.replica.epoch,
-      ready: s.replica.ready && s.appRuns,
+      ready: s.replica.ready && s.appWorks,
       asking: s.replica.asking,
       voided: s.replica.voided,
     }));
@@ -1198,6 +1215,11 @@ class DataLoop {
         this.#closeChannel(service, `the peer took nothing for ${STALL_MS} ms`, nowMs);
       }
     }
+    const hung = service.core.wasm.hangs() !== 0;
+    if (service.appHung && !hung) {
+      this.#log("info", "server goes on", { service: service.options.name });
+    }
+    service.appHung = hung;
     this.#perform(service, replica.handleTime(nowMs), nowMs);
     this.#continueProbe(service, nowMs);
     while (service.announceAtMs.length > 0 && service.announceAtMs[0] <= nowMs) {
@@ -1491,7 +1513,12 @@ class DataLoop {
   #situation(service: Service, nowMs: number): Situation {
     const { replica, peerReady } = service;
     const primary = replica.role === "primary";
-    return { primary, canHandOver: primary && replica.ready && peerReady, nowMs };
+    return {
+      primary,
+      peerWorks: peerReady,
+      canHandOver: primary && replica.ready && peerReady,
+      nowMs,
+    };
   }
 
   #carryOut(service: Service, effects: JudgeEffect[], nowMs: number): void {
@@ -1532,7 +1559,10 @@ class DataLoop {
       return;
     }
     service.appRuns = command.ended === null;
-    if (command.ended === null) return;
+    if (command.ended === null) {
+      service.core.wasm.noteAppStart();
+      return;
+    }
     const effects = service.judge.handleAppExit(command.ended, this.#situation(service, nowMs));
     this.#carryOut(service, effects, nowMs);
   }
@@ -1688,20 +1718,22 @@ class DataLoop {
         let log = 0;
         const top = core.wasm.highWater();
         const standby = replica.role === "standby";
+        const works = standby ? service.appWorks : service.peerReady;
         for (let i = 0; i < top; i++) {
           const at = core.wasm.recordAt(i);
           if (at === 0) continue;
           total++;
           const kept = protection(core, at, standby);
-          if (kept === "hot") hot++;
+          if (kept === "hot" && works) hot++;
           else if (kept === "log") log++;
         }
         return {
           name: options.name,
           role: replica.role,
           epoch: replica.epoch,
-          protected: replica.ready && service.appRuns && (standby || service.peerReady),
+          protected: replica.ready && service.appWorks && (standby || service.peerReady),
           connections: { total, hot, log, unprotected: total - hot - log },
+          appHangs: core.wasm.hangs() !== 0,
           lastTakeover: service.lastTakeover,
           counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
           arbitration: inWallTime(replica.arbitration),
@@ -1723,10 +1755,12 @@ class DataLoop {
 
   #connections(nowMs: number): LoopConnection[] {
     const list: LoopConnection[] = [];
-    for (const { core, replica, options } of this.#services) {
+    for (const service of this.#services) {
+      const { core, replica, options } = service;
       const { view, offsets } = core;
       const top = core.wasm.highWater();
       const standby = replica.role === "standby";
+      const works = standby ? service.appWorks : service.peerReady;
       const now = nowMs >>> 0;
       for (let i = 0; i < top; i++) {
         const at = core.wasm.recordAt(i);
@@ -1734,7 +1768,8 @@ class DataLoop {
         const u32 = (field: Field) => view.getUint32(at + offsets[field], true);
         const ports = u32("ports");
         const phase = u32("phase");
-        const kept = protection(core, at, standby);
+        const followed = protection(core, at, standby);
+        const kept = followed === "hot" && !works ? "unprotected" : followed;
         list.push({
           service: options.name,
           client: endpointText(core.bytes, at, options.addressBytes.length, ports & 0xffff),
@@ -1747,7 +1782,11 @@ class DataLoop {
             ? "closing"
             : "closed",
           protection: kept,
-          reason: kept === "hot" ? null : REASONS[u32("reason")] ?? null,
+          reason: kept === "hot"
+            ? null
+            : followed === "hot"
+            ? STANDBY_NOT_READY
+            : REASONS[u32("reason")] ?? null,
           bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
           bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
           ageMs: (now - u32("openedAt")) >>> 0,

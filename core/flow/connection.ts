@@ -48,6 +48,8 @@ export const enum Leg {
   Open,
   /** Reset, refused, or given up. */
   Dead,
+  /** Given up, but not reset yet: our server hangs (segment/lag.ts). */
+  Hung,
 }
 
 /** Why a connection is not protected; shown to people, so the order is part of the interface. */
@@ -75,6 +77,7 @@ export const enum Reason {
   LogFull,
   /** Log mode: a server that was played the log answered otherwise than the one before it. */
   ReplayDiffers,
+  StandbyHangs,
 }
 
 export const enum Flag {
@@ -235,6 +238,17 @@ export class Connection {
   nextDisputed: u32 = 0;
   /** Since when one server alone has ended. */
   disputedAt: u32 = 0;
+  // Judgement of servers that stand still (segment/lag.ts).
+  /** Largest window our server's kernel has shown, in octets. */
+  legMax: u32 = 0;
+  /** About where the other replica's server has read to. */
+  peerRead: u32 = 0;
+  /** sndNxt and legEdge at the last look. */
+  scanSnd: u32 = 0;
+  scanEdge: u32 = 0;
+  /** How long our server has stood still in each direction, in milliseconds. */
+  writeMs: u32 = 0;
+  readMs: u32 = 0;
   // Statistics, 64 bit.
   bytesIn: u64 = 0;
   /** Octets (and FIN) that the present server has written: sndNxt = iss + 1 + bytesOut + ahead. */

@@ -35,6 +35,7 @@ import {
 import { noteTold, startComparing } from "./comparing";
 import { notePeerOutput, refuse } from "./ending";
 import { absorb } from "./feeder";
+import { readUpTo } from "./lag";
 import { fromClient } from "./client";
 import { resetServer } from "./output";
 
@@ -109,7 +110,8 @@ function apply(record: usize, left: u32): u32 {
       const c = named(record);
       if (s.role == Role.Primary && c !== null && has(c, Flag.Asked)) refuse(c);
       else if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
-        goAlone(c, flags >= 1 && flags <= <u32> Reason.ReplayDiffers ? flags : Reason.StandbyReset);
+        if (flags == <u32> Reason.StandbyHangs) noteHang(c, record);
+        goAlone(c, flags >= 1 && flags <= <u32> Reason.StandbyHangs ? flags : Reason.StandbyReset);
         if (flags == Reason.Diverged) {
           count(Counter.Diverged);
           noteFinding(Finding.Diverged, c, load<u32>(record, 8), load<u32>(record, 12), s.now);
@@ -174,6 +176,7 @@ function applyOpen(record: usize, asks: bool): void {
   c.ackShown = c.rcvNxt;
   c.edgeShown = c.rcvNxt + (load<u32>(record, 56) & 0xffff);
   c.legEdge = c.rcvNxt;
+  c.peerRead = c.rcvNxt;
   c.edgeReported = c.rcvNxt + s.logLimit;
   c.sndNxt = c.iss + 1;
   c.sndShown = c.sndNxt;
@@ -235,6 +238,7 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
   if (flags & 4) c.flags |= Flag.PeerGone;
   if (flags & 8) noteTold(c, load<u32>(record, 40), load<u64>(record, 44));
+  c.peerRead = load<u32>(record, 52);
   notePeerOutput(c, load<u32>(record, 40), (flags & 2) != 0);
   markPump(c);
 }
@@ -250,6 +254,18 @@ function applyClose(c: Connection, how: u32): void {
     return;
   }
   drop(c);
+}
+
+/** What the standby says of its server, and how far ours is. */
+function noteHang(c: Connection, record: usize): void {
+  const reads = load<u32>(record, 16) != 0;
+  noteFinding(
+    reads ? Finding.TheirsStopsReading : Finding.TheirsStopsWriting,
+    c,
+    reads ? readUpTo(c) : c.sndNxt,
+    load<u32>(record, 8),
+    state().now - load<u32>(record, 12),
+  );
 }
 
 function applyReport(c: Connection, record: usize, flags: u32): void {
@@ -269,5 +285,8 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   if (after(showable, c.ackShown) || widen) ackSoon(c);
   const x = comparisonOf(c);
   x.peerSame = later(x.peerSame, earlier(load<u32>(record, 20), c.sndNxt));
+  const read = load<u32>(record, 24);
+  if (read != c.peerRead || after(load<u32>(record, 16), c.peerSnd)) s.theirsMovedAt = s.now;
+  c.peerRead = read;
   notePeerOutput(c, load<u32>(record, 16), (flags & 1) != 0);
 }

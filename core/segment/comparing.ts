@@ -114,7 +114,7 @@ export function isSame(c: Connection, end: u32): bool {
 
 /** Standby: the primary's digest of its server's output up to `seq`. */
 export function noteTold(c: Connection, seq: u32, value: u64): void {
-  if (!has(c, Flag.Digested) || c.leg == Leg.Dead) return;
+  if (!has(c, Flag.Digested) || c.leg >= Leg.Dead) return;
   const x = comparisonOf(c);
   if (!after(seq, x.toldAt)) return;
   x.toldAt = seq;

@@ -26,7 +26,8 @@
  * In log mode no other server can be asked. An end is held until the caller knows that our server lives
  * (recovery.ts); else another one is started in its place.
  *
- * Limits: `fin_wait` for each record, in a queue through the records; EXPIRED_MAX of them in one tick.
+ * Limits: `fin_wait` for each record, and two `lag_time` more while one of the servers seems to hang,
+ * in a queue through the records; EXPIRED_MAX of them in one tick.
  */
 import { LINGER_MS } from "../limits";
 import { count, Counter, Role, state } from "../state";
@@ -46,6 +47,7 @@ import {
 import { Finding, noteFinding } from "../judgement";
 import { isSame } from "./comparing";
 import { CloseHow, writeClose } from "../records";
+import { isDoubtful } from "./lag";
 import { complete, make, makeOutput, NET, refuseClient, shownAck, toClient } from "./output";
 
 /** Disputes that are settled in one tick. */
@@ -191,7 +193,10 @@ export function settleDisputes(): void {
     const theirs = has(c, Flag.Hot | Flag.PeerFin) && !has(c, Flag.ServerFin);
     const open = s.role == Role.Primary && c.phase != Phase.Free && c.phase != Phase.Closed &&
       (held || theirs || has(c, Flag.Asked));
-    if (open && s.now - c.disputedAt < s.finWaitMs) return;
+    // Of two servers that differ, one that moves nowhere hangs: lag.ts will find out.
+    const doubt = (held || theirs) && isDoubtful(c.disputedAt, !held);
+    const waitMs = doubt ? s.finWaitMs + 2 * s.lagMs : s.finWaitMs;
+    if (open && s.now - c.disputedAt < waitMs) return;
     dropDisputed();
     if (!open) continue;
     if (has(c, Flag.Asked)) refuse(c);

@@ -94,7 +94,7 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
  * which the leg is failed.
  */
 export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: bool): bool {
-  if (c.leg == Leg.Dead) return false;
+  if (c.leg >= Leg.Dead) return false;
   const end = seq + length;
   const logged = has(c, Flag.Logged);
   const isPast = logged ? isPastLog(c, end) : after(end, c.legAck + state().logLimit + 131072);
@@ -185,7 +185,7 @@ export function pump(c: Connection): void {
     return;
   }
   if ((c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0 && s.role == Role.Primary) settleEnd(c);
-  if (c.leg == Leg.Dead) return;
+  if (c.leg >= Leg.Dead) return;
   if (!has(c, Flag.Fed)) {
     if (has(c, Flag.AckClient)) ackClient(c);
     return;
@@ -277,6 +277,7 @@ function feed(c: Connection): void {
 /** The local kernel has acknowledged input up to `ack` and takes octets up to `edge`. */
 export function onServerAck(c: Connection, ack: u32, edge: u32): void {
   c.legEdge = later(c.legEdge, edge);
+  if (edge - ack > c.legMax) c.legMax = edge - ack;
   if (!after(ack, c.legAck)) return;
   if (after(ack, c.rcvNxt)) {
     // Only octets that passed directly, before we stood between again, can be ahead of our log.

@@ -52,6 +52,7 @@ import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
 import { takeAnswer } from "./probe";
 import { goAhead, placeOutput } from "./recovery";
+import { noteLife, wake } from "./lag";
 import {
   noteShown,
   resetStranger,
@@ -185,6 +186,8 @@ function learnClientSpace(c: Connection, v: View): void {
   c.legAck = c.irs + 1;
   c.legEdge = c.irs + 1 + v.window;
   c.edgeShown = c.legEdge;
+  c.legMax = v.window;
+  c.peerRead = c.irs + 1;
   c.cliWnd = c.synWindow >>> c.cliWs;
   if (v.tsAt) {
     noteServerTimestamp(c, tsVal(v));
@@ -251,6 +254,7 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
   c.legAck = c.irs + 1;
   c.legNxt = c.legAck;
   c.legEdge = c.legAck + v.window;
+  c.legMax = v.window;
   c.tries = 0;
   if (stamped) {
     noteServerTimestamp(c, tsVal(v));
@@ -288,6 +292,7 @@ function onReset(c: Connection, v: View, primary: bool): void {
       release(c);
       return;
     }
+    if (c.leg == Leg.Hung) noteLife();
     if (c.phase != Phase.Closed) failLeg(c, Reason.StandbyReset);
     return;
   }
@@ -338,6 +343,10 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   const end = seq + v.payloadLength + (fin ? 1 : 0);
   const fed = has(c, Flag.Fed);
   const hot = has(c, Flag.Hot);
+  if (c.leg == Leg.Hung) {
+    wake(c, end, v.ack, v.ack + (v.window << c.legWs), fin);
+    return;
+  }
   if (!fed && !hot && !has(c, Flag.Logged)) c.rcvNxt = later(c.rcvNxt, v.ack);
   onServerAck(c, v.ack, v.ack + (v.window << c.legWs));
   if (v.tsAt) {

@@ -80,13 +80,15 @@ export function promote(peerStays: bool): u32 {
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free || has(c, Flag.Diverged)) continue;
-    if (c.leg == Leg.Dead || (c.leg == Leg.None && !has(c, Flag.Logged))) {
+    if (c.leg >= Leg.Dead || (c.leg == Leg.None && !has(c, Flag.Logged))) {
       // Our server never had it or lost it: the client's next segment is answered with a RST.
       release(c);
       continue;
     }
     taken++;
     adoptOutput(c, peerStays);
+    c.writeMs = 0;
+    c.readMs = 0;
     c.flags |= Flag.Taken;
     c.saidMost = later(c.sndShown, c.cliAck) + UNKNOWN_OUTPUT_MAX;
     c.takenAtMs = s.now;
@@ -244,6 +246,8 @@ export function demote(): void {
     yieldOutput(c);
     if (has(c, Flag.ServerFin)) markDirty(c);
     c.tries = 0;
+    c.writeMs = 0;
+    c.readMs = 0;
     if (has(c, Flag.Fed)) continue;
     enterFed(c);
     c.edgeReported = c.legAck + s.logLimit;

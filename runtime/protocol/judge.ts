@@ -13,6 +13,8 @@
  *   their server ended, ours goes on               app-died     the connection is unprotected
  *   both wrote different octets (P5)               diverged     the connection is unprotected
  *   the same, found after a takeover               diverged     the client is reset
+ *   our server stands still, theirs goes on        app-hangs    hand over
+ *   their server stands still, ours goes on        app-hangs    the connection is unprotected
  *
  * A hand-over is a planned switch with the verdict as its reason. When nobody can take the service, or
  * the switch fails, clients are told of the ends that were kept from them (P9), and the next attempt
@@ -26,9 +28,14 @@
 export type Verdict = HandOverReason | "diverged";
 
 /** Reasons for a hand-over that nobody asked for. */
-export type HandOverReason = "app-died" | "app-refuses" | "app-exited";
+export type HandOverReason = "app-died" | "app-refuses" | "app-exited" | "app-hangs";
 
-const REASONS: readonly HandOverReason[] = ["app-died", "app-refuses", "app-exited"];
+const REASONS: readonly HandOverReason[] = [
+  "app-died",
+  "app-refuses",
+  "app-exited",
+  "app-hangs",
+];
 
 /** The reason a peer named for its hand-over; "switch" for one that this version does not know. */
 export function handOverReason(text: string): HandOverReason | "switch" {
@@ -46,6 +53,10 @@ export const FINDINGS = [
   "oursRefuses",
   "diverged",
   "divergedReset",
+  "oursStopsWriting",
+  "oursStopsReading",
+  "theirsStopsWriting",
+  "theirsStopsReading",
 ] as const;
 
 /** Something the core has found about one connection. */
@@ -54,7 +65,10 @@ export interface CoreFinding {
   kind: typeof FINDINGS[number];
   /** The client's port. */
   clientPort: number;
-  /** How far our server has come in its stream, octets; where it was found to differ. */
+  /**
+   * How far our server has come in its stream, or for reading in the client's, octets; where it was
+   * found to differ.
+   */
   ours: number;
   /** How far the other replica's has; up to where both are known to be the same. */
   theirs: number;
@@ -85,6 +99,8 @@ export type JudgeEffect =
 export interface Situation {
   /** This node is primary. */
   primary: boolean;
+  /** Nothing is known against the other replica's server. */
+  peerWorks: boolean;
   /** A standby with a living server could take the service now. */
   canHandOver: boolean;
   /** Milliseconds of the caller's clock. */
@@ -122,6 +138,8 @@ export class Judge {
     const about = `connection from port ${clientPort}`;
     switch (kind) {
       case "oursEnded":
+        // A server that hangs ends nothing: there is nobody to compare ours with.
+        if (!situation.peerWorks && theirs <= ours) return [{ kind: "releaseEnds" }];
         return this.#failed("app-died", situation, {
           seen: `${about}: ended at octet ${ours}, while ${this.#peer}'s server ` +
             (theirs > ours ? `is at octet ${theirs}` : `had not after ${waitedMs} ms`),
@@ -145,9 +163,28 @@ export class Judge {
           seen: `${about}: its server and ${this.#node}'s wrote the same up to octet ${theirs}, ` +
             `and not up to octet ${ours}`,
         }, situation.nowMs);
+      case "oursStopsWriting":
+      case "oursStopsReading":
+        return this.#hangs(finding, situation);
+      case "theirsStopsWriting":
+      case "theirsStopsReading":
+        return this.#judge("app-hangs", {
+          node: this.#peer,
+          act: "unprotect",
+          seen: standstill(finding, { stands: theirs, goesOn: ours, other: this.#node }),
+        }, situation.nowMs);
       case "none":
         return [];
     }
+  }
+
+  /** Our server stands still; a standby's core has given the connection up already. */
+  #hangs(finding: CoreFinding, situation: Situation): JudgeEffect[] {
+    const { ours, theirs } = finding;
+    const seen = standstill(finding, { stands: ours, goesOn: theirs, other: this.#peer });
+    if (situation.primary) return this.#failed("app-hangs", situation, { seen });
+    const evidence: JudgeEvidence = { node: this.#node, act: "unprotect", seen };
+    return this.#judge("app-hangs", evidence, situation.nowMs);
   }
 
   /** The process of our spawned server has ended. */
@@ -195,4 +232,15 @@ export class Judge {
     this.#lastMs = nowMs;
     return repeats ? [] : [{ kind: "judgement", judgement, evidence }];
   }
+}
+
+/** Evidence for a server that stands still at octet `stands`, while the other is at `goesOn`. */
+function standstill(
+  { kind, clientPort, waitedMs }: CoreFinding,
+  { stands, goesOn, other }: { stands: number; goesOn: number; other: string },
+): string {
+  const reads = kind === "oursStopsReading" || kind === "theirsStopsReading";
+  const ahead = (goesOn - stands) >>> 0;
+  return `connection from port ${clientPort}: stopped ${reads ? "reading" : "writing"} at octet ` +
+    `${stands} for ${waitedMs} ms, while ${other}'s server is ${ahead} octets ahead`;
 }

@@ -11,6 +11,7 @@
  *   echo                  returns every octet until the client ends, then ends too
  *   fin KEY LENGTH NAME   answers LENGTH octets of the stream NAME and ends its direction; goes on
  *                         reading until the client ends, and keeps the hash of that as KEY
+ *   pause MS              reads and writes nothing for so long
  *   hash KEY              answers the hash kept as KEY, waiting for it up to HASH_WAIT_MS
  *
  * Between requests a client may end its direction; the server then ends too. A request that is not
@@ -110,6 +111,7 @@ async function serve(connection: Deno.TcpConn): Promise<void> {
     const [word, ...args] = line.split(" ");
     if (word === "get") await writePattern(connection, Number(args[0]), Number(args[1]));
     else if (word === "put") await answer(await takeHash(reader, Number(args[0])));
+    else if (word === "pause") await sleep(Number(args[0]));
     else if (word === "hash") await answer(await waitForHash(args[0]));
     else if (word === "echo") {
       for (;;) { // ends with the client's direction

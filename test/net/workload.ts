@@ -17,7 +17,8 @@
  *   server-fin   the server has ended its direction      the client's octets still leave
  *   silent       nothing at all for `silentMs`           an exchange before, an exchange after
  *   handshake    SYNs spread across the moment           then an exchange
- *   bulk         `bulkOctets` arrive as fast as can be   verified; not part of the usual mix
+ *   think        the server rests for `silentMs`         an upload meanwhile, an answer after that
+ *   bulk         `bulkOctets` arrive as fast as can be   verified; like `think` not part of the usual mix
  *
  * A connection fails on a reset, an early end, a wrong octet or a deadline; the message says which
  * connection, what it was doing and how far it had come. All run to their end whatever happens to
@@ -43,6 +44,8 @@ const RATE_SHARE_MIN = 0.2;
 const STALL_OCTETS = 24 << 20;
 /** SYNs of kind `handshake` leave within so many milliseconds of the moment, before and after. */
 const HANDSHAKE_SPREAD_MS = 60;
+/** Octets for a server that rests: more than its kernel takes without it. */
+const THINK_OCTETS = 4 << 20;
 /** Octets of the exchange that proves a connection alive. */
 const EXCHANGE_OCTETS = 20_000;
 /** Connections open within so many milliseconds of time 0. */
@@ -62,7 +65,7 @@ export const MIX = [
 ] as const;
 
 /** One of the kinds of connection. */
-export type Kind = typeof MIX[number] | "bulk";
+export type Kind = typeof MIX[number] | "think" | "bulk";
 
 /** How one connection fared. */
 export interface ConnectionResult {
@@ -126,6 +129,7 @@ const ACTIONS: Record<Kind, (dialogue: Dialogue, task: Task) => Promise<void>> =
   "server-fin": serverFin,
   silent,
   handshake: exchange,
+  think,
   bulk,
 };
 
@@ -307,6 +311,16 @@ async function silent(dialogue: Dialogue, { plan, key }: Task): Promise<void> {
 }
 
 async function exchange(dialogue: Dialogue, { key }: Task): Promise<void> {
+  await exchangeOnce(dialogue, key);
+  await finish(dialogue);
+}
+
+async function think(dialogue: Dialogue, { plan, key }: Task): Promise<void> {
+  await dialogue.write(line(`pause ${plan.silentMs}`));
+  await dialogue.write(line(`put ${THINK_OCTETS}`));
+  await sendPattern(dialogue, key, { offset: 0, length: THINK_OCTETS });
+  await expectLine(dialogue, hashOfPattern(key, THINK_OCTETS), "the hash");
+  await dialogue.write(line(`pause ${plan.silentMs}`));
   await exchangeOnce(dialogue, key);
   await finish(dialogue);
 }

@@ -52,7 +52,7 @@ export const CloseHow = { normal: 0, clientReset: 1, serverReset: 2, dropped: 3 
 export const Phase = { free: 0, syn: 1, half: 2, open: 3, closing: 4, closed: 5 } as const;
 
 /** Legs of a record, `Leg` in core/flow/connection.ts. */
-export const Leg = { none: 0, synSent: 1, synAck: 2, open: 3, dead: 4 } as const;
+export const Leg = { none: 0, synSent: 1, synAck: 2, open: 3, dead: 4, hung: 5 } as const;
 
 /** Reasons, `Reason` in core/flow/connection.ts. */
 export const Reason = {
@@ -75,6 +75,7 @@ export const Reason = {
   diverged: 16,
   logFull: 17,
   replayDiffers: 18,
+  standbyHangs: 19,
 } as const;
 
 /** A packet that left. */
@@ -357,11 +358,13 @@ export interface Progress {
   fin?: boolean;
   /** Digest of all its server has written. */
   digest?: bigint;
+  /** About where its server has read to; `ackShown` if not given. */
+  read?: number;
 }
 
 /** A PROGRESS record. */
 export function encodeProgress(index: number, progress: Progress, generation = 1): Uint8Array {
-  const view = record(RecordType.progress, 52, {
+  const view = record(RecordType.progress, 56, {
     index,
     generation,
     flags: (progress.open === false ? 0 : 1) | (progress.fin ? 2 : 0) |
@@ -376,6 +379,7 @@ export function encodeProgress(index: number, progress: Progress, generation = 1
   view.setUint32(32, progress.sndShown, true);
   view.setUint32(40, progress.outputEnd ?? progress.sndShown, true);
   view.setBigUint64(44, progress.digest ?? 0n, true);
+  view.setUint32(52, progress.read ?? progress.ackShown, true);
   return new Uint8Array(view.buffer);
 }
 
@@ -388,29 +392,38 @@ export function encodeClose(index: number, how: number, generation = 1): Uint8Ar
 
 /**
  * A REPORT record; `output` is the next octet its server will write, `fin` that it ends there,
- * `accepted` that it has the connection, `same` up to where it is what the primary has written.
+ * `accepted` that it has the connection, `same` up to where it is what the primary has written, `read`
+ * about where it has read to.
  */
 export function encodeReport(
   index: number,
   rcvNxt: number,
   edge: number,
-  more: { output?: number; fin?: boolean; accepted?: boolean; same?: number; generation?: number } =
-    {},
+  more: {
+    output?: number;
+    fin?: boolean;
+    accepted?: boolean;
+    same?: number;
+    generation?: number;
+    read?: number;
+  } = {},
 ): Uint8Array {
   const { output = 0, fin = false, accepted = false, same = output, generation = 1 } = more;
+  const { read = rcvNxt } = more;
   const flags = (fin ? 1 : 0) | (accepted ? 4 : 0);
-  const view = record(RecordType.report, 24, { index, generation, flags });
+  const view = record(RecordType.report, 28, { index, generation, flags });
   view.setUint32(8, rcvNxt, true);
   view.setUint32(12, edge, true);
   view.setUint32(16, output, true);
   view.setUint32(20, same, true);
+  view.setUint32(24, read, true);
   return new Uint8Array(view.buffer);
 }
 
 /** A FAIL record. */
 export function encodeFail(index: number, reason: number, generation = 1): Uint8Array {
   return new Uint8Array(
-    record(RecordType.fail, 16, { index, generation, flags: reason }).buffer,
+    record(RecordType.fail, 20, { index, generation, flags: reason }).buffer,
   );
 }
 
@@ -433,7 +446,7 @@ export interface DecodedRecord {
 /** The records of a body. */
 export function decodeRecords(body: Uint8Array): DecodedRecord[] {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 52, 4: 12, 5: 24, 6: 16, 7: 12 };
+  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 56, 4: 12, 5: 28, 6: 20, 7: 12 };
   const records: DecodedRecord[] = [];
   for (let at = 0; at < body.length;) {
     const type = body[at];

@@ -144,6 +144,11 @@ export class Endpoint {
     this.#closing = true;
   }
 
+  /** Tells the other side of a window that has changed. */
+  announce(): void {
+    this.#ackDue = true;
+  }
+
   /** Goes back to what is not acknowledged, as a retransmission timer does. */
   timeout(): void {
     if (this.state === "synSent" || this.state === "synReceived") this.#pending.push(this.#syn());

@@ -12,9 +12,9 @@ import {
   type Situation,
 } from "../../runtime/protocol/judge.ts";
 
-const READY: Situation = { primary: true, canHandOver: true, nowMs: 1000 };
-const ALONE: Situation = { primary: true, canHandOver: false, nowMs: 1000 };
-const STANDBY: Situation = { primary: false, canHandOver: false, nowMs: 1000 };
+const READY: Situation = { primary: true, peerWorks: true, canHandOver: true, nowMs: 1000 };
+const ALONE: Situation = { primary: true, peerWorks: true, canHandOver: false, nowMs: 1000 };
+const STANDBY: Situation = { primary: false, peerWorks: true, canHandOver: false, nowMs: 1000 };
 
 function found(fields: Partial<CoreFinding> = {}): CoreFinding {
   return {
@@ -141,4 +141,40 @@ Deno.test("handOverReason() takes what it knows and calls the rest a switch", ()
   strictEqual(handOverReason("app-exited"), "app-exited");
   strictEqual(handOverReason("switch"), "switch");
   strictEqual(handOverReason("a later version's"), "switch");
+});
+
+Deno.test("a server that stands still is left, or costs connections their protection", () => {
+  const judge = new Judge("a", "b");
+  const ours = found({ kind: "oursStopsWriting", ours: 100, theirs: 350, waitedMs: 2001 });
+  const effects = judge.handleFindings([ours, ours], READY);
+  deepStrictEqual(words(effects), ["a app-hangs hand-over", "handOver app-hangs"]);
+  strictEqual(
+    seen(effects),
+    "connection from port 40000: stopped writing at octet 100 for 2001 ms, while b's server is " +
+      "250 octets ahead",
+  );
+  // On a standby its core has given the connection up already.
+  const standby = new Judge("b", "a");
+  const reading = found({ kind: "oursStopsReading", ours: 100, theirs: 350, waitedMs: 2001 });
+  deepStrictEqual(words(standby.handleFindings([reading], STANDBY)), ["b app-hangs unprotect"]);
+  // And the primary has it from there.
+  const theirs = found({ kind: "theirsStopsReading", ours: 350, theirs: 100, waitedMs: 2001 });
+  const told = new Judge("a", "b").handleFindings([theirs], READY);
+  deepStrictEqual(words(told), ["b app-hangs unprotect"]);
+  strictEqual(
+    seen(told),
+    "connection from port 40000: stopped reading at octet 100 for 2001 ms, while a's server is " +
+      "250 octets ahead",
+  );
+});
+
+Deno.test("an end that a hanging server did not follow is let go, and proves nothing", () => {
+  const hanging: Situation = { ...ALONE, peerWorks: false };
+  const alone = found({ ours: 100, theirs: 100 });
+  deepStrictEqual(words(new Judge("a", "b").handleFindings([alone], hanging)), ["releaseEnds"]);
+  const further = found({ ours: 100, theirs: 101 });
+  deepStrictEqual(words(new Judge("a", "b").handleFindings([further], hanging)), [
+    "a app-died none",
+    "releaseEnds",
+  ]);
 });

@@ -1,0 +1,176 @@
+/**
+ * lag.ts - a server that stands still while the other replica's goes on
+ *
+ * Theory of operation
+ * Every LAG_SCAN_MS each followed connection is looked at, and each replica judges its own server:
+ * only it sees that kernel's window and what is in flight, without delay. How far the other's server
+ * is comes with PROGRESS and REPORT, which a look sends when ours has moved. A kernel's ACK is not
+ * its program's read, and its output is not its program's write, so:
+ *
+ *   does not write   all that our kernel has sent is acknowledged and the client takes more, so the
+ *                    kernel has nothing left; and the other server has written more (for a standby:
+ *                    the client has it already)
+ *   does not read    our kernel's window is closed, and the other server has read at least a quarter of
+ *                    what ours has not. What is read is estimated as the right edge less the largest
+ *                    window ever shown, so sizes of buffers cancel out: two servers that both do not
+ *                    read have read the same.
+ *
+ * A server that does not move for `lag_time`, or that moves and was more than `lag_bytes` behind all
+ * that time, hangs. Time in which this loop itself did not run does not count. What the client does
+ * (silence, a closed window, slow reading) stops both servers alike, and so does a long thought.
+ *
+ *   on a primary   a finding; the caller hands the service over
+ *   on a standby   the connection is given up (FAIL): its log and parked flight are freed, and it goes
+ *                  on unprotected. The leg stays as it is (`Leg.Hung`): when that server moves again, it
+ *                  is alive, and the leg is reset.
+ *
+ * Once our server was found hanging, its other connections need to be behind for LAG_AGAIN_MS only.
+ * It lives again when it moves where it stood still, or writes on a connection that began later.
+ *
+ * Limits: LAG_SCAN_MAX records in one tick; a scan of more takes more ticks.
+ */
+import { LAG_AGAIN_MS, LAG_SCAN_MAX, LAG_SCAN_MS } from "../limits";
+import { Role, state } from "../state";
+import { after } from "../wire/bytes";
+import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { inputLog, markDirty, parkedFlight, stopTimer, unprotect } from "../flow/lifecycle";
+import { Finding, noteFinding } from "../judgement";
+import { writeHang } from "../records";
+import { clear } from "../stream/chain";
+import { clearRanges } from "../stream/ranges";
+import { isFollowed } from "./ending";
+import { clientSegmentSize, holdFree, resetServer } from "./output";
+
+/** About where our server has read the client's stream to. */
+export function readUpTo(c: Connection): u32 {
+  return c.legEdge - c.legMax;
+}
+
+/** Looks at the connections whose turn it is; `passedMs` since the last call. */
+export function scanLag(passedMs: u32): void {
+  const s = state();
+  // A loop that stood still saw nothing of what servers did meanwhile.
+  s.awakeMs += passedMs < LAG_SCAN_MS ? passedMs : LAG_SCAN_MS;
+  if (s.role == Role.Silent || !s.lagMs) return;
+  if (!s.scanNext) {
+    if (s.awakeMs < LAG_SCAN_MS) return;
+    // While the server's side is not read, it cannot show that it goes on.
+    s.scanMs = holdFree() ? s.awakeMs : 0;
+    s.awakeMs = 0;
+  }
+  for (let i: u32 = 0; i < LAG_SCAN_MAX && s.scanNext < s.highWater; i++) {
+    look(at(s.scanNext++));
+  }
+  if (s.scanNext >= s.highWater) s.scanNext = 0;
+}
+
+function look(c: Connection): void {
+  const s = state();
+  if (c.phase == Phase.Free) return;
+  // Its kernel can have had nothing to say before the program had.
+  if (s.hung && after(c.openedAt, s.hungAt) && after(c.sndNxt, c.iss + 1)) noteLife();
+  const primary = s.role == Role.Primary;
+  if (c.phase < Phase.Open || c.phase == Phase.Closed || c.leg != Leg.Open) return;
+  if (primary && !isFollowed(c)) return;
+  const wrote = c.sndNxt != c.scanSnd;
+  const read = c.legEdge != c.scanEdge;
+  if ((wrote && c.writeMs) || (read && c.readMs)) noteLife();
+  if (wrote || read) {
+    s.oursMovedAt = s.now;
+    markDirty(c);
+  }
+  c.scanSnd = c.sndNxt;
+  c.scanEdge = c.legEdge;
+  c.writeMs = stood(c.writeMs, unwritten(c, primary), wrote);
+  c.readMs = stood(c.readMs, unread(c), read);
+  const limit = s.hung ? LAG_AGAIN_MS : s.lagMs;
+  if (c.writeMs >= limit || c.readMs >= limit) judge(c, primary);
+}
+
+/**
+ * True when one server seems to hang, so that the other's end of a connection since `sinceMs` says
+ * nothing yet; `ours` for ours.
+ */
+export function isDoubtful(sinceMs: u32, ours: bool): bool {
+  const s = state();
+  const from = sinceMs + 2 * LAG_SCAN_MS;
+  const stands = ours ? s.oursMovedAt : s.theirsMovedAt;
+  const moves = ours ? s.theirsMovedAt : s.oursMovedAt;
+  return after(moves, from) && !after(stands, from);
+}
+
+/** How long a server has stood still by now. */
+function stood(ms: u32, behind: u32, moved: bool): u32 {
+  const s = state();
+  return behind && (!moved || behind > s.lagBytes) ? ms + s.scanMs : 0;
+}
+
+/** How much of its output our server owes; 0 when it may be the client or the kernel that is slow. */
+function unwritten(c: Connection, primary: bool): u32 {
+  if (has(c, Flag.ServerFin) || after(c.sndNxt, c.cliAck)) return 0;
+  // The standby's kernel may write all that the client has, whatever its window (feeder.ts).
+  if (!primary) return c.cliAck - c.sndNxt;
+  const window = c.cliWnd << c.cliWs;
+  const segment = clientSegmentSize(c);
+  if (window < segment && window < (c.maxWnd >>> 1) + 1) return 0;
+  return after(c.peerSnd, c.sndNxt) ? c.peerSnd - c.sndNxt : 0;
+}
+
+/** How much more input the other server has read; 0 when ours may not have been given more. */
+function unread(c: Connection): u32 {
+  const ours = readUpTo(c);
+  if (!after(c.peerRead, ours)) return 0;
+  const behind = c.peerRead - ours;
+  const closed = c.legEdge - c.legAck < c.srvMss && behind >= (c.legAck - ours) >>> 2;
+  return closed || behind > state().lagBytes ? behind : 0;
+}
+
+function judge(c: Connection, primary: bool): void {
+  const s = state();
+  const writes = c.writeMs >= c.readMs;
+  const stoodMs = writes ? c.writeMs : c.readMs;
+  if (!s.hung) {
+    s.hung = 1;
+    s.hungAt = s.now;
+  }
+  const ours = writes ? c.sndNxt : readUpTo(c);
+  const theirs = writes ? primary ? c.peerSnd : c.cliAck : c.peerRead;
+  noteFinding(
+    writes ? Finding.OursStopsWriting : Finding.OursStopsReading,
+    c,
+    ours,
+    theirs,
+    s.now - stoodMs,
+  );
+  if (primary) {
+    // Found again, should nobody take the service now.
+    c.writeMs = 0;
+    c.readMs = 0;
+    return;
+  }
+  if (writes) c.readMs = 0;
+  else c.writeMs = 0;
+  writeHang(c, ours, stoodMs, !writes);
+  c.leg = Leg.Hung;
+  stopTimer(c);
+  clear(inputLog(c));
+  clear(parkedFlight(c));
+  clearRanges(c);
+  unprotect(c, Reason.StandbyHangs);
+}
+
+/** A hung server's kernel speaks: is it the program that goes on? If so, its connection here is over. */
+export function wake(c: Connection, end: u32, ack: u32, edge: u32, ended: bool): void {
+  if (!ended && !(c.writeMs && after(end, c.sndNxt)) && !(c.readMs && after(edge, c.legEdge))) {
+    return;
+  }
+  noteLife();
+  c.legAck = ack;
+  resetServer(c);
+  c.leg = Leg.Dead;
+}
+
+/** Our server goes on, or is another one by now. */
+export function noteLife(): void {
+  state().hung = 0;
+}

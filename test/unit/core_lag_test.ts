@@ -1,0 +1,327 @@
+/**
+ * core_lag_test.ts - servers that stand still, over two instances of the core
+ *
+ *   client ── core ── kernel (Endpoint) ── App: reads, thinks, writes; a test stops it
+ *
+ * An App reads when it runs, so a stopped one's window closes while its kernel acknowledges. Claims,
+ * over random kinds of connections, moments and pauses (DESIGN section 6, fifth row):
+ *   one side stops     that server is found hanging, on the side it stands at, no sooner than
+ *                      `lag_time`; the clients' streams go on and end whole; when it runs again it is
+ *                      known to live, and new connections are protected
+ *   anything else      both stop, either stops for less, a client reads nothing or says nothing:
+ *                      nobody is found
+ */
+import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
+import type { Random } from "../net/random.ts";
+import { FINDINGS } from "../../runtime/protocol/judge.ts";
+import { type Driver, encodeReport, Leg, Reason } from "./core_driver.ts";
+import type { Endpoint } from "./endpoint.ts";
+import { type Host, Replicas } from "./replicas.ts";
+import { pick, rounds, seededTest } from "./seeded.ts";
+
+const LAG_MS = 500;
+const LAG_BYTES = 1 << 20;
+/** Octets an App's kernel holds for it. */
+const BUFFER = 65535;
+/** Octets an App writes at a time, and at most reads. */
+const PIECE = 3000;
+
+const KINDS = ["download", "upload", "echo"] as const;
+type Kind = typeof KINDS[number];
+
+/** The program behind one server's end. */
+class App {
+  stopped = false;
+  readonly server: Endpoint;
+  readonly #kind: Kind;
+  #unread: number[] = [];
+  #toWrite = 0;
+  #ended = false;
+
+  constructor(server: Endpoint, kind: Kind) {
+    this.server = server;
+    this.#kind = kind;
+    server.window = BUFFER;
+    server.onOctets = (octets) => {
+      for (const octet of octets) this.#unread.push(octet);
+      server.window = BUFFER - this.#unread.length;
+    };
+    server.onEnd = () => this.#ended = true;
+  }
+
+  /** Does a little of what is to be done. */
+  run(): void {
+    if (this.stopped || this.server.state !== "open") return;
+    const read = this.#unread.splice(0, PIECE);
+    if (read.length > 0) {
+      const wasLow = this.server.window < BUFFER / 2;
+      this.server.window = BUFFER - this.#unread.length;
+      // As Linux does, when what is read makes much of a difference.
+      if (wasLow) this.server.announce();
+      if (this.#kind === "echo") this.server.write(Uint8Array.from(read));
+      if (this.#kind === "download") this.#toWrite += read.length * 2000;
+    }
+    const piece = Math.min(PIECE, this.#toWrite);
+    if (piece > 0) this.server.write(new Uint8Array(piece).fill(7));
+    this.#toWrite -= piece;
+    if (this.#ended && this.#unread.length === 0 && this.#toWrite === 0) {
+      this.#ended = false;
+      this.server.end();
+    }
+  }
+}
+
+interface Found {
+  kind: string;
+  ours: number;
+  theirs: number;
+  waitedMs: number;
+}
+
+/** Two hosts, their programs, and what their cores have found. */
+class World {
+  readonly replicas: Replicas;
+  readonly #apps = new Map<Endpoint, App>();
+  readonly found: { side: "primary" | "standby"; finding: Found }[] = [];
+
+  constructor() {
+    this.replicas = new Replicas({
+      program: (server, port) => this.#apps.set(server, new App(server, KINDS[port % 3])),
+    });
+    this.lag();
+  }
+
+  /** Sets what `lag_time` says on both. */
+  lag(): void {
+    for (const host of [this.replicas.primary, this.replicas.standby]) {
+      host?.driver.core.wasm.setLag(LAG_BYTES, LAG_MS);
+    }
+  }
+
+  apps(host: Host): App[] {
+    return [...host.servers.values()].map((server) => this.#apps.get(server)!);
+  }
+
+  step(): void {
+    const { replicas } = this;
+    for (const side of ["primary", "standby"] as const) {
+      const host = replicas[side];
+      if (host === null) continue;
+      for (const app of this.apps(host)) app.run();
+    }
+    replicas.run(once(), 40);
+    for (const side of ["primary", "standby"] as const) {
+      const host = replicas[side];
+      if (host !== null) {
+        this.found.push(...findings(host.driver).map((f) => ({ side, finding: f })));
+      }
+    }
+  }
+
+  until(done: () => boolean, what: string, limit = 20000): void {
+    for (let i = 0; !done(); i++) {
+      if (i === limit) throw new Error(`Waited for ${what}: ${this.replicas.describe()}`);
+      this.step();
+    }
+  }
+}
+
+/** True from the second question on. */
+function once(): () => boolean {
+  let asked = false;
+  return () => asked || !(asked = true);
+}
+
+function findings({ core: { wasm, view } }: Driver): Found[] {
+  const count = wasm.takeFindings();
+  return Array.from({ length: count }, (_, index) => {
+    const at = wasm.findings() + index * wasm.findingSize();
+    return {
+      kind: FINDINGS[view.getUint32(at, true)],
+      ours: view.getUint32(at + 12, true),
+      theirs: view.getUint32(at + 16, true),
+      waitedMs: view.getUint32(at + 20, true),
+    };
+  });
+}
+
+interface Talk {
+  client: Endpoint;
+  kind: Kind;
+  request: number;
+  answer: number;
+}
+
+/** A client that asks for more than buffers on the way hold. */
+function talk(world: World, port: number, window = 65535): Talk {
+  const kind = KINDS[port % 3];
+  const request = kind === "download" ? 100 : 200_000;
+  const client = world.replicas.connect(port, { window });
+  client.write(new Uint8Array(request).fill(port));
+  client.end();
+  return { client, kind, request, answer: { download: 200_000, upload: 0, echo: request }[kind] };
+}
+
+function talks(world: World, random: Random): Talk[] {
+  const count = 1 + random.integer(6);
+  return Array.from({ length: count }, (_, i) => talk(world, 40000 + i + random.integer(3)));
+}
+
+function finish(world: World, all: Talk[]): void {
+  world.until(
+    () => all.every(({ client }) => client.ended && client.isDrained),
+    "the clients' end",
+  );
+  for (const { client, answer } of all) strictEqual(client.received.length, answer);
+}
+
+function opened(world: World, all: Talk[]): boolean {
+  return all.every(({ client }) => client.state === "open") &&
+    world.replicas.standby!.servers.size === all.length &&
+    [...world.replicas.standby!.servers.values()].every(({ state }) => state === "open");
+}
+
+/** Clients of distinct ports, in the midst of what they do. */
+function inTheMidst(world: World, random: Random): Talk[] {
+  const all = talks(world, random)
+    .filter(({ client }, i, list) => list.findIndex((other) => other.client === client) === i);
+  const distinct = all.filter(({ client }) =>
+    [...world.replicas.clients.values()].includes(client)
+  );
+  world.until(() => opened(world, distinct), "handshakes");
+  const steps = random.integer(20);
+  for (let i = 0; i < steps; i++) world.step();
+  return distinct;
+}
+
+seededTest("a primary's server that stops is found there, and left", (random) => {
+  for (let round = 0; round < rounds(10); round++) {
+    const world = new World();
+    const { replicas } = world;
+    const all = inTheMidst(world, random);
+    const old = replicas.primary;
+    const sinceMs = replicas.nowMs;
+    for (const app of world.apps(old)) app.stopped = true;
+    world.until(() => world.found.length > 0, "a finding");
+    ok(replicas.nowMs - sinceMs >= LAG_MS, `found after ${replicas.nowMs - sinceMs} ms`);
+    const [{ side, finding }] = world.found;
+    strictEqual(side, "primary");
+    ok(/^oursStops(Reading|Writing)$/.test(finding.kind), finding.kind);
+    ok(finding.theirs > finding.ours, JSON.stringify(finding));
+    ok(finding.waitedMs >= LAG_MS);
+    strictEqual(old.driver.core.wasm.hangs(), 1);
+    strictEqual(replicas.standby!.driver.core.wasm.hangs(), 0);
+    replicas.switchOver();
+    finish(world, all);
+    strictEqual(old.driver.core.wasm.hangs(), 1, "nothing shows that it lives");
+    ok(world.found.every(({ finding: { kind } }) => !/Ended|Refuses/.test(kind)));
+  }
+});
+
+seededTest("a standby's server that stops is given up until it runs again", (random) => {
+  for (let round = 0; round < rounds(10); round++) {
+    const world = new World();
+    const { replicas } = world;
+    const all = inTheMidst(world, random);
+    const standby = replicas.standby!;
+    const free = standby.driver.core.wasm.blockOctetsFree;
+    for (const app of world.apps(standby)) app.stopped = true;
+    world.until(() => world.found.some(({ side }) => side === "primary"), "word of it");
+    strictEqual(standby.driver.core.wasm.hangs(), 1);
+    for (const { side, finding } of world.found) {
+      const pattern = side === "standby" ? /^oursStops(R|W)/ : /^theirsStops(R|W)/;
+      ok(pattern.test(finding.kind), `${side}: ${finding.kind}`);
+    }
+    finish(world, all);
+    const states = Array.from(
+      { length: standby.driver.core.wasm.highWater() },
+      (_, i) => [standby.driver.field(i, "leg"), standby.driver.field(i, "reason")],
+    );
+    ok(states.some(([leg, reason]) => leg === Leg.hung && reason === Reason.standbyHangs));
+    for (const app of world.apps(standby)) app.stopped = false;
+    world.until(() => standby.driver.core.wasm.hangs() === 0, "it to be known to live");
+    ok(free() > 0);
+    world.found.length = 0;
+    const fresh = talk(world, 50000);
+    finish(world, [fresh]);
+    deepStrictEqual(world.found, []);
+  }
+});
+
+seededTest("a server started anew is known to live by what it writes", (random) => {
+  for (let round = 0; round < rounds(5); round++) {
+    const world = new World();
+    const { replicas } = world;
+    const all = inTheMidst(world, random);
+    const standby = replicas.standby!;
+    for (const app of world.apps(standby)) app.stopped = true;
+    world.until(() => standby.driver.core.wasm.hangs() === 1, "it to be found");
+    finish(world, all);
+    // Its old connections stay as they are; the next one finds another program.
+    finish(world, [talk(world, 50_001 + 2)]);
+    world.until(() => standby.driver.core.wasm.hangs() === 0, "it to be known to live");
+  }
+});
+
+seededTest("nobody is found who stops for less, or when both do, or for a client", (random) => {
+  for (let round = 0; round < rounds(10); round++) {
+    const world = new World();
+    const { replicas } = world;
+    const all = inTheMidst(world, random);
+    const sides: Host[] = [replicas.primary, replicas.standby!];
+    for (let pause = 0; pause < 6; pause++) {
+      const who = pick(random, ["primary", "standby", "both", "clients"] as const);
+      const most = who === "both" || who === "clients" ? 3 * LAG_MS : LAG_MS / 2;
+      const untilMs = replicas.nowMs + random.integer(most);
+      const stopped = sides.filter((_, i) => who === "both" || who === ["primary", "standby"][i]);
+      for (const host of stopped) for (const app of world.apps(host)) app.stopped = true;
+      if (who === "clients") { for (const { client } of all) client.window = 0; }
+      while (replicas.nowMs < untilMs) world.step();
+      for (const host of stopped) for (const app of world.apps(host)) app.stopped = false;
+      for (const { client } of all) {
+        client.window = 65535;
+        client.announce();
+      }
+      const backMs = replicas.nowMs + LAG_MS / 2;
+      while (replicas.nowMs < backMs) world.step();
+    }
+    finish(world, all);
+    deepStrictEqual(world.found, []);
+    for (const host of sides) strictEqual(host.driver.core.wasm.hangs(), 0);
+  }
+});
+
+Deno.test("time in which the loop did not run is not the server's", () => {
+  const world = new World();
+  const { replicas } = world;
+  const { client } = talk(world, 40_000 + 1);
+  world.until(() => client.received.length > 10_000, "a download");
+  for (const app of world.apps(replicas.primary)) app.stopped = true;
+  for (let i = 0; i < 3; i++) replicas.wait(10 * LAG_MS);
+  world.step();
+  deepStrictEqual(world.found, []);
+});
+
+Deno.test("a server that moves, but is more than lag_bytes behind for lag_time, hangs too", () => {
+  for (const [lagBytes, expected] of [[1000, true], [1 << 20, false]] as const) {
+    const world = new World();
+    const { replicas } = world;
+    const { client } = talk(world, 40_000 + 1);
+    world.until(() => client.received.length > 0, "a download");
+    const { driver } = replicas.primary;
+    driver.core.wasm.setLag(lagBytes, LAG_MS);
+    const irs = driver.field(0, "irs");
+    // The standby claims to have read far more of an input that ours goes on to read.
+    for (let i = 0; i < 10; i++) {
+      driver.nowMs += 100;
+      replicas.nowMs = driver.nowMs;
+      const report = encodeReport(0, driver.field(0, "rcvNxt"), irs + 100_000, {
+        read: (irs + 50_000) >>> 0,
+        output: driver.field(0, "sndNxt"),
+        accepted: true,
+      });
+      driver.pass({ bodies: [report] });
+    }
+    strictEqual(findings(driver).length > 0, expected, `${lagBytes}`);
+  }
+});
