@@ -74,7 +74,7 @@ function look(c: Connection): void {
   if (primary && !isFollowed(c)) return;
   const wrote = c.sndNxt != c.scanSnd;
   const read = c.legEdge != c.scanEdge;
-  if ((wrote && c.writeMs) || (read && c.readMs)) noteLife();
+  if ((wrote && c.writeMs && primary) || (read && c.readMs)) noteLife();
   if (wrote || read) {
     s.oursMovedAt = s.now;
     markDirty(c);
@@ -108,11 +108,11 @@ function stood(ms: u32, behind: u32, moved: bool): u32 {
 /** How much of its output our server owes; 0 when it may be the client or the kernel that is slow. */
 function unwritten(c: Connection, primary: bool): u32 {
   if (has(c, Flag.ServerFin) || after(c.sndNxt, c.cliAck)) return 0;
-  // The standby's kernel may write all that the client has, whatever its window (feeder.ts).
+  // The standby's kernel may write all that the client has, and the client's window more (feeder.ts).
+  const window = (c.cliWnd << c.cliWs) + (primary ? 0 : c.cliAck - c.sndNxt);
+  // Less than a segment waits for the kernel's own timer (RFC 9293 section 3.8.6.2.1).
+  if (window < clientSegmentSize(c) && window < (c.maxWnd >>> 1) + 1) return 0;
   if (!primary) return c.cliAck - c.sndNxt;
-  const window = c.cliWnd << c.cliWs;
-  const segment = clientSegmentSize(c);
-  if (window < segment && window < (c.maxWnd >>> 1) + 1) return 0;
   return after(c.peerSnd, c.sndNxt) ? c.peerSnd - c.sndNxt : 0;
 }
 
@@ -148,8 +148,9 @@ function judge(c: Connection, primary: bool): void {
     c.readMs = 0;
     return;
   }
+  // What proves that it lives: after a short wait octets may be its kernel's still.
   if (writes) c.readMs = 0;
-  else c.writeMs = 0;
+  if (!writes || stoodMs < s.lagMs) c.writeMs = 0;
   writeHang(c, ours, stoodMs, !writes);
   c.leg = Leg.Hung;
   stopTimer(c);
@@ -161,10 +162,10 @@ function judge(c: Connection, primary: bool): void {
 
 /** A hung server's kernel speaks: is it the program that goes on? If so, its connection here is over. */
 export function wake(c: Connection, end: u32, ack: u32, edge: u32, ended: bool): void {
-  if (!ended && !(c.writeMs && after(end, c.sndNxt)) && !(c.readMs && after(edge, c.legEdge))) {
-    return;
+  if (ended || (c.writeMs && after(end, c.sndNxt)) || (c.readMs && after(edge, c.legEdge))) {
+    noteLife();
   }
-  noteLife();
+  if (state().hung) return;
   c.legAck = ack;
   resetServer(c);
   c.leg = Leg.Dead;
