@@ -32,6 +32,7 @@ import type {
   LoopStatus,
   LoopSwitch,
 } from "./loop.ts";
+import { LoopWatch } from "./protocol/loop_watch.ts";
 import type { Verdict } from "./protocol/replica.ts";
 import type {
   ConnectionInfo,
@@ -96,6 +97,8 @@ class Daemon implements DaemonApi {
   #mailbox: { near: number; far: number } | null = null;
   #arbiter: Arbiter | null = null;
   #worker: Worker | null = null;
+  readonly #passes = new Int32Array(new SharedArrayBuffer(4));
+  #watch: ReturnType<typeof setInterval> | undefined;
   /** Null for plain text, or without a peer. */
   #peerControl: PeerControl | null = null;
   readonly #refusals: Refusals;
@@ -177,9 +180,11 @@ class Daemon implements DaemonApi {
       spinUs: config.cluster.spinUs,
       arbiter: this.#arbiter?.times ?? null,
       seal: tls === null ? null : { renewOctets: tls.renewOctets },
+      passes: this.#passes.buffer,
       mailboxFd: this.#mailbox.far,
       services,
     });
+    this.#watchLoop();
     for (const service of config.services) {
       // In log mode only a primary has a server: the loop says when.
       if (service.mode === "hot") this.#startApp(service);
@@ -220,6 +225,20 @@ class Daemon implements DaemonApi {
     this.#ask({ kind: "app", service, ...news }).catch((error: Error) => {
       this.#log.warn("cannot tell the data plane about a server", { service, why: error.message });
     });
+  }
+
+  /** Tells the operator of a loop that hangs: by itself it can say nothing. */
+  #watchLoop(): void {
+    const { heartbeatMs, detect } = this.#config.cluster;
+    const watch = new LoopWatch(heartbeatMs * detect);
+    this.#watch = setInterval(() => {
+      const found = watch.handleLook(this.passes, performance.now());
+      if (found?.kind === "stands") {
+        this.#log.error("data plane stands still", { forMs: Math.round(found.forMs) });
+      } else if (found !== null) {
+        this.#log.warn("data plane goes on", { stoodMs: Math.round(found.stoodMs) });
+      }
+    }, watch.everyMs);
   }
 
   #startLoop(options: LoopOptions): Promise<void> {
@@ -308,6 +327,7 @@ class Daemon implements DaemonApi {
   #die(why: string): void {
     if (this.#dead !== null) return;
     this.#dead = why;
+    clearInterval(this.#watch);
     this.#log.error("data plane ended", { why });
     this.#ended.resolve(why);
     for (const { network } of this.#running.values()) {
@@ -346,6 +366,11 @@ class Daemon implements DaemonApi {
   /** Why the data plane ended by itself, once it has. */
   get ended(): Promise<string> {
     return this.#ended.promise;
+  }
+
+  /** Passes that the data plane has made. */
+  get passes(): number {
+    return Atomics.load(this.#passes, 0);
   }
 
   async status(): Promise<NodeStatus> {
@@ -453,6 +478,7 @@ class Daemon implements DaemonApi {
 
   async #stop({ handOver }: { handOver: boolean }): Promise<void> {
     if (handOver && this.#dead === null && this.#worker !== null) await this.#handOverAll();
+    clearInterval(this.#watch);
     // The loop first: once its devices are silent, what dying servers say reaches nobody (P4).
     if (this.#worker !== null && this.#dead === null) {
       try {

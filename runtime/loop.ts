@@ -103,6 +103,8 @@ export interface LoopOptions {
   arbiter: ArbiterTimes | null;
   /** How traffic with the peer is protected; null for plain text. */
   seal: { renewOctets: number } | null;
+  /** Counts the passes of the loop, for those who watch it: one 32-bit number. */
+  passes: SharedArrayBuffer;
   /** Where commands arrive. */
   mailboxFd: number;
   /** The services of this node. */
@@ -601,6 +603,7 @@ function writeEpoch(file: string, epoch: number): void {
 /** The data plane. */
 class DataLoop {
   readonly #options: LoopOptions;
+  readonly #passes: Int32Array<SharedArrayBuffer>;
   readonly #services: Service[] = [];
   readonly #links: Link[] = [];
   readonly #greeting = new Map<number, Greeting>();
@@ -632,6 +635,7 @@ class DataLoop {
 
   constructor(options: LoopOptions) {
     this.#options = options;
+    this.#passes = new Int32Array(options.passes);
     this.#spin = new Spin(options.spinUs);
     [this.#incarnation, this.#beatSeq] = crypto.getRandomValues(new Uint32Array(2));
     const token = this.#incarnation.toString(16);
@@ -684,6 +688,7 @@ class DataLoop {
   // One pass ------------------------------------------------------------------------------------
 
   #pass(): void {
+    Atomics.add(this.#passes, 0, 1);
     const ready = this.#wait();
     const startMs = performance.now();
     if (ready) this.#receiveControl(startMs);

@@ -51,6 +51,8 @@ export interface DaemonApi {
   stop(options: { handOver: boolean }): Promise<void>;
   /** Resolves with the reason when the data plane ends without being told to. */
   readonly ended?: Promise<string>;
+  /** Passes that the data plane has made; it hangs when this stands. */
+  readonly passes?: number;
 }
 
 /** A planned switch that was made. */

@@ -197,8 +197,8 @@ export class Site {
 
   // Daemons ---------------------------------------------------------------------------------------
 
-  /** Starts a host's daemon and waits until it answers. */
-  async startDaemon(host: HostName): Promise<void> {
+  /** Starts a host's daemon, with further variables, and waits until it answers. */
+  async startDaemon(host: HostName, env: Record<string, string> = {}): Promise<void> {
     const { alone, run, service, cluster } = this.#options;
     const commands = typeof run === "function" ? run(this) : run;
     const configPath = await this.topology.writeConfig(host, {
@@ -206,7 +206,7 @@ export class Site {
       peers: alone === true ? [] : undefined,
       service: { ...(commands === undefined ? {} : { run: commands[host] }), ...service },
     });
-    this.#daemons.set(host, await this.topology.startDaemon(host, configPath));
+    this.#daemons.set(host, await this.topology.startDaemon(host, configPath, { env }));
   }
 
   /** Gives hosts the MTU they are to have, before their daemons look at it. */
