@@ -10,10 +10,10 @@
  *   does not write   all that our kernel has sent is acknowledged and the client takes more, so the
  *                    kernel has nothing left; and the other server has written more (for a standby:
  *                    the client has it already)
- *   does not read    our kernel's window is closed, and the other server has read at least a quarter of
- *                    what ours has not. What is read is estimated as the right edge less the largest
- *                    window ever shown, so sizes of buffers cancel out: two servers that both do not
- *                    read have read the same.
+ *   does not read    our kernel's window is closed, and the other server has read an eighth of
+ *                    `log_limit` more, and a quarter of what ours has not. What is read is estimated as
+ *                    the right edge less the largest window ever shown. The estimate errs where a
+ *                    kernel's buffer grows unread (120 KB were seen): hence the eighth.
  *
  * A server that does not move for `lag_time`, or that moves and was more than `lag_bytes` behind all
  * that time, hangs. Time in which this loop itself did not run does not count. What the client does
@@ -121,8 +121,9 @@ function unread(c: Connection): u32 {
   const ours = readUpTo(c);
   if (!after(c.peerRead, ours)) return 0;
   const behind = c.peerRead - ours;
+  const s = state();
   const closed = c.legEdge - c.legAck < c.srvMss && behind >= (c.legAck - ours) >>> 2;
-  return closed || behind > state().lagBytes ? behind : 0;
+  return (closed && behind >= s.logLimit >>> 3) || behind > s.lagBytes ? behind : 0;
 }
 
 function judge(c: Connection, primary: bool): void {
