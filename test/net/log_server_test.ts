@@ -8,12 +8,13 @@
  *                                                      starts the server again and replays what was said
  *   nginx and curl, http.server and wget               the same for one large download after the other
  *   `holdfast restart web`                             the same
- *   a server that takes 20 s to start again            its clients are there still (200 s in full)
+ *   a server that takes 20 s to start again            its clients are there still (10 min in full)
+ *   a stream longer than sequence numbers reach        goes on at the right octet
  */
 
 import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
-import { netTest, type NetTestContext, repetitions, sleep } from "./conditions.ts";
+import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
@@ -33,8 +34,13 @@ const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: { mode: "log
 /** Octets of a download: about as long on the wire as a server takes to start again. */
 const CONTENT_OCTETS = 512 << 20;
 const DOWNLOAD_TIMEOUT_MS = 120_000;
-/** For how long a client is held in the usual run; in the full one ten times as long. */
-const HELD_MS = repetitions(2000) * 100;
+/** For how long clients of every kind are held: their own deadlines are at 30 s. */
+const HELD_MS = 20_000;
+/** For how long a client without a deadline is held: ten minutes in the full run. */
+const LONG_HELD_MS = repetitions(600, 1 / 30) * 1000;
+/** More than 2^32 octets, and of these the server has written so many when it dies. */
+const LONG_OCTETS = 4608 * (1 << 20);
+const LONG_OCTETS_BEFORE = 4300 * (1 << 20);
 
 for (const family of [4, 6] as const) {
   const name = `clients do not notice SIGKILL of the server, which is started again (IPv${family})`;
@@ -147,12 +153,64 @@ netTest("clients do not notice holdfast restart", [], async (context) => {
   });
 });
 
+/** A command that is slow to start but for the first time. */
+function slowly(command: string[], { directory }: NetTestContext, delayMs: number): string[] {
+  const started = `${directory}/started`;
+  const script = `test -e ${started} && sleep ${delayMs / 1000}; touch ${started}; exec "$0" "$@"`;
+  return ["sh", "-c", script, ...command];
+}
+
+netTest(
+  "curl waits for as long as nginx takes to start again",
+  ["nginx", "curl"],
+  async (context) => {
+    const { directory } = context;
+    await Deno.mkdir(`${directory}/files`);
+    const content = makeContent(`${directory}/files/content`, CONTENT_OCTETS);
+    const command = slowly(await nginx("a", directory), context, LONG_HELD_MS);
+    await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
+      await site.waitPrimary("a");
+      const capture = await site.startCapture();
+      const args = ["--silent", "--show-error", "--limit-rate", "100M", site.url("/content")];
+      const client = site.startInClient("curl", args, { hashOutput: true });
+      await sleep(2000);
+      const faultMs = await site.signalServer("a", "SIGKILL");
+      await client.mustSucceed(LONG_HELD_MS + 60_000);
+      const dropped = await capture.stop();
+      assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
+      assertUnbroken(traceTcp(capture.path, site.address), { connections: 1, faultMs, dropped });
+      const last = (await site.service("a")).recovery?.last;
+      assert.ok(last!.waitedMs >= LONG_HELD_MS, JSON.stringify(last));
+    });
+  },
+);
+
+netTest("curl reads on beyond 4 GiB from an nginx that is killed there", [
+  "nginx",
+  "curl",
+], async (context) => {
+  const { directory } = context;
+  await Deno.mkdir(`${directory}/files`);
+  const content = makeContent(`${directory}/files/content`, LONG_OCTETS);
+  const command = await nginx("a", directory);
+  await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
+    await site.waitPrimary("a");
+    const args = ["--silent", "--show-error", site.url("/content")];
+    const client = site.startInClient("curl", args, { hashOutput: true });
+    await until(async () => (await site.connections("a"))[0]?.bytesOut > LONG_OCTETS_BEFORE, {
+      what: "more than 2^32 octets to be written",
+      timeoutMs: 120_000,
+    });
+    await site.signalServer("a", "SIGKILL");
+    await client.mustSucceed(120_000);
+    assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
+    const { app, recovery } = await site.service("a");
+    assert.deepEqual([app.restarts, recovery?.last?.connections], [1, 1]);
+  });
+});
+
 netTest("clients wait for as long as a server takes to start again", [], async (context) => {
-  const started = `${context.directory}/started`;
-  const [program, ...args] = mixedServer().a;
-  // Slow to start but for the first time.
-  const script = `test -e ${started} && sleep ${HELD_MS / 1000}; touch ${started}; exec "$0" "$@"`;
-  const command = ["sh", "-c", script, program, ...args];
+  const command = slowly(mixedServer().a, context, HELD_MS);
   const mix = ["download", "upload", "echo", "keepalive", "client-fin"] as const;
   await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
     await site.waitPrimary("a");
