@@ -7,6 +7,7 @@
  *   SIGKILL of the spawned server at a random moment   every octet right, no RST, one SYN; the daemon
  *                                                      starts the server again and replays what was said
  *   nginx and curl, http.server and wget               the same for one large download after the other
+ *   SIGKILL of a server that no daemon starts          the same, when somebody has started it again
  *   `holdfast restart web`                             the same
  *   a server that takes 20 s to start again            its clients are there still (10 min in full)
  *   a stream longer than sequence numbers reach        goes on at the right octet
@@ -131,6 +132,36 @@ netTest("wget reads 512 MiB from http.server that is killed and started again", 
       ),
     client: (url) => ["wget", "--quiet", "--tries=1", "--timeout=110", "--output-document=-", url],
   }));
+
+netTest(
+  "clients do not notice SIGKILL of a server that others start again",
+  [],
+  async (context) => {
+    const { random } = context;
+    await withSite(context, ONE_HOST, async (site) => {
+      await site.startServer("a", mixedServer().a);
+      await site.waitPrimary("a");
+      const rounds = repetitions(20);
+      for (let round = 0; round < rounds; round++) {
+        const capture = await site.startCapture();
+        const momentMs = Math.round(random.between(100, 4500));
+        console.log(`round ${round + 1} of ${rounds}: SIGKILL after ${momentMs} ms`);
+        const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
+        await workload.go();
+        await sleep(momentMs);
+        const faultMs = await site.signalServer("a", "SIGKILL");
+        await sleep(random.between(0, 1000));
+        await site.startServer("a", mixedServer().a);
+        await workload.mustSucceed(60_000);
+        const dropped = await capture.stop();
+        assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
+        await Deno.remove(capture.path);
+        const { recovery } = await site.service("a");
+        assert.deepEqual([recovery?.state, recovery?.last?.reason], ["live", "app-died"]);
+      }
+    });
+  },
+);
 
 netTest("clients do not notice holdfast restart", [], async (context) => {
   await withSite(context, { ...ONE_HOST, run: mixedServer() }, async (site) => {
