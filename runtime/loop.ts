@@ -1592,7 +1592,7 @@ class DataLoop {
         this.#log("info", "connections live again", { service: options.name, ...last }),
     };
     const { spawns } = options.log;
-    service.recoverer = new Recoverer(core, { port: options.ports[0], spawns, nowMs, host });
+    service.recoverer = new Recoverer(core, { ports: options.ports, spawns, nowMs, host });
   }
 
   /** Log mode: only the primary has a server. */

@@ -29,7 +29,9 @@ const LISTENING = ["unknown", "yes", "no"] as const;
 /** The recovery of one service on one node. */
 export class Recoverer {
   readonly #core: Core;
-  readonly #port: number;
+  readonly #ports: readonly number[];
+  /** Which of them is probed: the one that was listened at last. */
+  #probed = 0;
   readonly #host: RecovererHost;
   readonly #recovery: Recovery;
   #pid: number | null = null;
@@ -38,13 +40,13 @@ export class Recoverer {
   /** Connections that were without a server when the current one began. */
   #connections = 0;
 
-  /** `port`: one of the service; `spawns`: the server is started by us. */
+  /** `ports`: those of the service; `spawns`: the server is started by us. */
   constructor(
     core: Core,
-    options: { port: number; spawns: boolean; nowMs: number; host: RecovererHost },
+    options: { ports: readonly number[]; spawns: boolean; nowMs: number; host: RecovererHost },
   ) {
     this.#core = core;
-    this.#port = options.port;
+    this.#ports = options.ports;
     this.#host = options.host;
     this.#recovery = new Recovery(options.spawns, options.nowMs);
   }
@@ -111,7 +113,11 @@ export class Recoverer {
       wasm.begin(nowMs >>> 0);
       switch (effect.kind) {
         case "probe":
-          wasm.probe(this.#port);
+          // A server need not listen at all of them.
+          if (this.#recovery.state === "waiting" && LISTENING[wasm.probeAnswer()] === "no") {
+            this.#probed = (this.#probed + 1) % this.#ports.length;
+          }
+          wasm.probe(this.#ports[this.#probed]);
           break;
         case "confirm":
           wasm.confirmEnds();

@@ -54,6 +54,9 @@ export function detach(): bool {
   const s = state();
   s.feeding = 0;
   s.probeAnswer = 0;
+  s.probeTail = 0;
+  // Whatever this server has ended, it did not mean.
+  while (s.disputedHead) dropDisputed();
   while (s.detachNext < s.highWater) {
     if (!hasRoom()) return true;
     leave(at(s.detachNext));

@@ -30,7 +30,9 @@ const WORKLOAD = {
   /** What a server started anew answers like one that never ended: not what closed connections have told. */
   mix: MIX.filter((kind) => kind !== "server-fin"),
 };
-const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: { mode: "log" } };
+/** Nobody listens at the first of the ports. */
+const SERVICE = { mode: "log", ports: [82, 80] };
+const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
 
 /** Octets of a download: about as long on the wire as a server takes to start again. */
 const CONTENT_OCTETS = 512 << 20;

@@ -112,7 +112,9 @@ netTest("AppRunner starts a server that ends again, each time later", [], async 
   const options = { command: ["sh", "-c", "exit 3"], onExit: (exit: AppExit) => exits.push(exit) };
   await withRunner(options, async (runner, events) => {
     runner.start();
-    await until(() => exits.length === 3, { what: "three exits", timeoutMs: 10_000 });
+    // The exit is told before it is logged: clients of the dead server wait.
+    const logged = () => events.filter(({ event }) => event === "server ended").length === 3;
+    await until(logged, { what: "three exits", timeoutMs: 10_000 });
     ok(exits.every(({ how }) => how === "status 3"));
     deepStrictEqual(
       events.filter(({ event }) => event === "server ended").map(({ restartMs }) => restartMs),
