@@ -51,7 +51,8 @@ export function scanLag(passedMs: u32): void {
   const s = state();
   // A loop that stood still saw nothing of what servers did meanwhile.
   s.awakeMs += passedMs < LAG_SCAN_MS ? passedMs : LAG_SCAN_MS;
-  if (s.role == Role.Silent || !s.lagMs) return;
+  // In log mode no other server runs that this one could lag behind; one that is replayed to catches up.
+  if (s.role == Role.Silent || !s.lagMs || s.logMode) return;
   if (!s.scanNext) {
     if (s.awakeMs < LAG_SCAN_MS) return;
     // While the server's side is not read, it cannot show that it goes on.
