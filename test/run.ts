@@ -16,12 +16,17 @@
  *   sim    simulated clock, network and hosts
  *   net    real kernels in network namespaces, root only, serial because two cores are shared
  *
- * Usage: deno run -A test/run.ts [unit|model|sim|net|all] [--full]
+ * Usage: deno run -A test/run.ts [unit|model|sim|net|all] [--full] [--coverage]
  * `--full` repeats random tests as often as the project promises; without it, a tenth of that
  * (HOLDFAST_REPEAT, see net/harness.ts). HOLDFAST_SEED repeats the random choices of an earlier run.
+ * `--coverage` counts which branches of the core and the protocol the unit tests reach, and prints that
+ * before the last line (measure/coverage.ts).
  */
 
+import { Coverage } from "./measure/coverage.ts";
+
 const SUITES = ["unit", "model", "sim", "net"] as const;
+const FLAGS = ["--full", "--coverage"];
 /** Longest run of one suite; the full repetitions take hours. */
 const SUITE_TIMEOUT_MS = 6 * 3600_000;
 
@@ -55,11 +60,14 @@ export function countJunit(report: string): Counts {
 const CASE = /<testcase\b(?:[^>"]|"[^"]*")*?(?:\/>|>([^]*?)<\/testcase>)/g;
 
 /** Runs one suite and streams its report. */
-async function runSuite(directory: URL, env: Record<string, string>): Promise<Counts> {
+async function runSuite(
+  directory: URL,
+  { args, env }: { args: string[]; env: Record<string, string> },
+): Promise<Counts> {
   const reportPath = await Deno.makeTempFile({ prefix: "holdfast-junit-", suffix: ".xml" });
   try {
     const child = new Deno.Command(Deno.execPath(), {
-      args: ["test", "-A", `--junit-path=${reportPath}`, directory.pathname],
+      args: ["test", "-A", ...args, `--junit-path=${reportPath}`, directory.pathname],
       env,
     }).spawn();
     const timer = setTimeout(() => child.kill("SIGKILL"), SUITE_TIMEOUT_MS);
@@ -83,25 +91,41 @@ async function exists(directory: URL): Promise<boolean> {
 }
 
 async function main(args: string[]): Promise<number> {
-  const isFull = args.includes("--full");
-  const names = args.filter((arg) => arg !== "--full");
+  const names = args.filter((arg) => !FLAGS.includes(arg));
   const unknown = names.find((name) => name !== "all" && !SUITES.some((suite) => suite === name));
   if (unknown !== undefined || names.length > 1) {
-    console.error(`Cannot run '${names.join(" ")}': allowed are ${SUITES.join(", ")}, all, --full`);
+    const allowed = [...SUITES, "all", ...FLAGS].join(", ");
+    console.error(`Cannot run '${names.join(" ")}': allowed are ${allowed}`);
     return 2;
   }
   const chosen = names.length === 0 || names[0] === "all" ? SUITES : names;
+  const env: Record<string, string> = args.includes("--full") ? { HOLDFAST_REPEAT: "1" } : {};
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+  const coverage = args.includes("--coverage") ? await Coverage.prepare() : null;
   for (const suite of chosen) {
     const directory = new URL(`./${suite}/`, import.meta.url);
     if (!(await exists(directory))) continue;
-    const counts = await runSuite(directory, isFull ? { HOLDFAST_REPEAT: "1" } : {});
+    const measured = suite === "unit" ? coverage : null;
+    const counts = await runSuite(directory, {
+      args: measured?.args ?? [],
+      env: { ...env, ...measured?.env },
+    });
     total.passed += counts.passed;
     total.failed += counts.failed;
     total.skipped += counts.skipped;
   }
+  if (coverage !== null) total.failed += await printCoverage(coverage);
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
   return total.failed > 0 || total.passed === 0 ? 1 : 0;
+}
+
+/** Prints what was reached; returns how many files are below what they must be. */
+async function printCoverage(coverage: Coverage): Promise<number> {
+  const { text, tooLow } = await coverage.report();
+  console.log(`\n${text}\n`);
+  for (const file of tooLow) console.log(`too little of ${file} is reached`);
+  await coverage.close();
+  return tooLow.length;
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -119,6 +119,12 @@ Deno.test("Agreement: a connection that breaks after any message, any number of 
   }
 });
 
+Deno.test("Agreement: a key that is worn while a new one is proposed needs no other proposal", () => {
+  const proposer = new Agreement({ proposes: true, renewMs: RENEW_MS, random });
+  strictEqual(proposer.handleTime(0)[0].kind, "send");
+  deepStrictEqual(proposer.handleWorn(1), []);
+});
+
 Deno.test("Agreement: a proposal nobody answers, and a message out of turn, end the connection", () => {
   const proposer = new Agreement({ proposes: true, renewMs: RENEW_MS, random });
   strictEqual(proposer.handleTime(0)[0].kind, "send");
@@ -159,6 +165,8 @@ Deno.test("decodeControl() refuses what encodeControl() does not make", () => {
       throws(() => decodeControl(bytes.slice(0, length)), { name: "MessageError" });
     }
   }
+  const bytes = encodeControl({ kind: "ping" });
+  throws(() => decodeControl(bytes.with(2, 23)), { message: /its kind is 23/ });
   throws(() => decodeControl(encodeControl({ kind: "propose", id: 1, half: "xy".repeat(32) })), {
     message: /half is not 64 hexadecimal digits/,
   });

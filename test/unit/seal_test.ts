@@ -1,7 +1,7 @@
 /**
  * seal_test.ts - beats and records that were altered, replayed, moved or sealed with an old key are refused
  */
-import { deepStrictEqual, notStrictEqual, ok, strictEqual } from "node:assert/strict";
+import { deepStrictEqual, notStrictEqual, ok, strictEqual, throws } from "node:assert/strict";
 import { Memory } from "../../runtime/io/libc.ts";
 import { Keyring, SECRET_LENGTH, SECRETS_MAX } from "../../runtime/protocol/keyring.ts";
 import { ReplayWindow, WINDOW } from "../../runtime/protocol/replay_window.ts";
@@ -240,6 +240,24 @@ Deno.test("Keyring keeps what is sent with and what was heard, however many are 
   keyring.use(19);
   keyring.keepOnly(19);
   deepStrictEqual(keyring.ids, [19]);
+});
+
+Deno.test("Keyring takes a secret of the right length, once for each id", () => {
+  const keyring = keyringOf(1);
+  keyring.install(1, secretOf(9));
+  deepStrictEqual(keyring.secret(1), secretOf(1), "numbers would begin anew under another secret");
+  throws(() => keyring.install(2, new Uint8Array(SECRET_LENGTH - 1)), { name: "RangeError" });
+  deepStrictEqual(keyring.ids, [1]);
+});
+
+Deno.test("Keyring goes on with the newest secret that it was told to use", () => {
+  const keyring = keyringOf(1);
+  keyring.use(7);
+  strictEqual(keyring.sendId, 1, "one that is not installed");
+  keyring.install(2, secretOf(2));
+  keyring.use(2);
+  keyring.use(1);
+  strictEqual(keyring.sendId, 2, "an older one");
 });
 
 Deno.test("Keyring asks for renewal once when its secret is worn", () => {
