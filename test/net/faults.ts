@@ -48,6 +48,8 @@ export interface FaultsOptions {
   runs: number;
   /** Told after each schedule, and before each step. */
   onProgress?: (progress: Progress) => void;
+  /** Told of each failure when it happens. */
+  onFailure?: (failure: Failure) => void;
 }
 
 /** How far a run has come. */
@@ -87,7 +89,8 @@ export interface FaultsResult {
 }
 
 /** Runs schedules until all have run or FAILURES_MAX batches have failed. */
-export async function runFaults({ seed, runs, onProgress }: FaultsOptions): Promise<FaultsResult> {
+export async function runFaults(options: FaultsOptions): Promise<FaultsResult> {
+  const { seed, runs, onProgress, onFailure } = options;
   const result: FaultsResult = { held: 0, faults: {}, failures: [] };
   let begun = 0;
   const tell = (now: string, isEnd: boolean) => {
@@ -103,7 +106,9 @@ export async function runFaults({ seed, runs, onProgress }: FaultsOptions): Prom
     begun += batch.schedules.length;
     const run = new BatchRun(batch, { result, tell });
     const failure = await run.run();
-    if (failure !== null) result.failures.push(failure);
+    if (failure === null) continue;
+    result.failures.push(failure);
+    onFailure?.(failure);
   }
   return result;
 }
@@ -238,13 +243,15 @@ export async function runAndReport(options: FaultsOptions): Promise<FaultsResult
   const { seed, runs } = options;
   console.log(`${runs} fault schedules, seed ${seed}`);
   const startMs = performance.now();
-  const result = await runFaults({ ...options, onProgress: showProgress(startMs) });
+  const result = await runFaults({
+    ...options,
+    onProgress: showProgress(startMs),
+    onFailure: ({ message, command, kept }) =>
+      console.log(`\n${message}\nkept in ${kept}\nagain: ${command}\n`),
+  });
   console.log("");
   for (const [name, count] of Object.entries(result.faults).sort()) {
     console.log(`${String(count).padStart(6)}  ${name}`);
-  }
-  for (const { message, command, kept } of result.failures) {
-    console.log(`\n${message}\nkept in ${kept}\nagain: ${command}`);
   }
   const seconds = Math.round((performance.now() - startMs) / 1000);
   console.log(`\n${result.held} of ${runs} schedules held, in ${seconds} s`);
