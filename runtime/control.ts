@@ -2,8 +2,11 @@
  * control.ts - the Unix socket through which a running daemon is asked
  *
  * Theory of operation
- * HTTP over a Unix socket that only its owner can open (mode 0600). The socket is taken before
- * anything else is touched on the host, so a second daemon of the same configuration stops there.
+ * HTTP over a Unix socket that only its owner can open (mode 0600). Whoever asks must also be root or
+ * the daemon's user by the kernel's word (SO_PEERCRED), so a mode that somebody has changed opens nothing;
+ * that is why node:http serves it: Deno.serve does not show a connection's descriptor. The socket is
+ * taken before anything else is touched on the host, so a second daemon of the same configuration stops
+ * there.
  *
  *   method path            answer
  *   GET    /status         NodeStatus
@@ -13,15 +16,18 @@
  *   GET    /healthz        200 { "ok": true } while the data plane answers, else 503
  *   GET    /metrics        Prometheus text format 0.0.4
  *
- * A failure is { "error": text } with a status of its own: 400 a request that makes no sense, 404 an
- * unknown path or service, 409 what the daemon cannot do now, 503 it is starting or its data plane is
+ * A failure is { "error": text } with a status of its own: 400 a request that makes no sense, 403 a
+ * stranger, 404 an unknown path or service, 409 what the daemon cannot do now, 503 it is starting or its data plane is
  * gone. A socket file that nobody listens on, left by a crash, is replaced; a live one is not.
  *
  * Limits: BODY_LENGTH_MAX octets of a request's body; the client gives up after REQUEST_TIMEOUT_MS.
  * Sources: unix(7), RFC 9110, Prometheus exposition formats.
  */
 
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import { dirname } from "node:path";
+import { peerCredentials } from "./io/socket.ts";
 import type {
   ConnectionInfo,
   DaemonApi,
@@ -59,29 +65,65 @@ export async function startControl(path: string): Promise<ControlServer> {
   await Deno.mkdir(dirname(path), { recursive: true });
   await clearTheWay(path);
   let api: DaemonApi | null = null;
+  const server = createServer((request, response) => {
+    reply(request, response, () => api).catch(() => response.destroy());
+  });
+  const listening = Promise.withResolvers<void>();
+  server.once("error", listening.reject);
   // The socket is made with this mode: there is no moment at which others could connect.
   const umask = Deno.umask(0o777 & ~MODE_OWNER_ONLY);
-  let server: Deno.HttpServer;
   try {
-    server = Deno.serve(
-      { path, onListen() {}, onError: (error) => failure(500, `${error}`) },
-      (request) => answer(request, api),
-    );
+    server.listen(path, listening.resolve);
   } finally {
     Deno.umask(umask);
   }
+  await listening.promise;
   return {
     attach(daemon: DaemonApi): void {
       api = daemon;
     },
     async close(): Promise<void> {
-      const timeout = Promise.withResolvers<void>();
-      const timer = setTimeout(timeout.resolve, CLOSE_TIMEOUT_MS);
-      await Promise.race([server.shutdown(), timeout.promise]);
+      const closed = Promise.withResolvers<void>();
+      const timer = setTimeout(() => {
+        server.closeAllConnections();
+        closed.resolve();
+      }, CLOSE_TIMEOUT_MS);
+      server.close(() => closed.resolve());
+      server.closeIdleConnections();
+      await closed.promise;
       clearTimeout(timer);
       await Deno.remove(path).catch(ignoreNotFound);
     },
   };
+}
+
+/** Answers one request. */
+async function reply(
+  request: IncomingMessage,
+  response: ServerResponse,
+  api: () => DaemonApi | null,
+): Promise<void> {
+  const why = whyStranger(request.socket);
+  let result: Response;
+  try {
+    result = why === null ? await answer(request, api()) : failure(403, why);
+  } catch (error) {
+    result = failure(500, `${error}`);
+  }
+  const body = await result.text();
+  response.writeHead(result.status, Object.fromEntries(result.headers));
+  response.end(body);
+}
+
+/**
+ * Why whoever is at the other end may not ask; null for root and for the user who runs the daemon. The file's
+ * mode says the same to the kernel; this holds also when somebody has changed the mode.
+ */
+function whyStranger(socket: Socket): string | null {
+  const { fd } = (socket as unknown as { _handle: { fd: number } })._handle;
+  const { uid } = peerCredentials(fd);
+  if (uid === 0 || uid === Deno.uid()) return null;
+  return `Cannot answer user ${uid}: allowed are root and user ${Deno.uid()}, who runs the daemon`;
 }
 
 /** Removes the socket of a dead daemon; anything else stays and is an error. */
@@ -131,7 +173,7 @@ class RequestError extends Error {
   }
 }
 
-const ROUTES: Record<string, (api: DaemonApi, request: Request) => Promise<Response>> = {
+const ROUTES: Record<string, (api: DaemonApi, request: IncomingMessage) => Promise<Response>> = {
   "GET /status": async (api) => Response.json(await api.status()),
   "GET /connections": async (api) => Response.json(await api.connections()),
   "GET /healthz": async (api) => {
@@ -146,8 +188,8 @@ const ROUTES: Record<string, (api: DaemonApi, request: Request) => Promise<Respo
   "POST /restart": restartService,
 };
 
-async function answer(request: Request, api: DaemonApi | null): Promise<Response> {
-  const { pathname } = new URL(request.url);
+async function answer(request: IncomingMessage, api: DaemonApi | null): Promise<Response> {
+  const { pathname } = new URL(request.url ?? "/", "http://localhost");
   const name = `${request.method} ${pathname}`;
   if (!Object.hasOwn(ROUTES, name)) {
     return failure(404, `Cannot ${name}: allowed are ${Object.keys(ROUTES).join(", ")}`);
@@ -161,13 +203,13 @@ async function answer(request: Request, api: DaemonApi | null): Promise<Response
   }
 }
 
-async function switchService(api: DaemonApi, request: Request): Promise<Response> {
+async function switchService(api: DaemonApi, request: IncomingMessage): Promise<Response> {
   const { service, to } = await readOrder(request, "switch");
   await mustKnow(api, service, "switch");
   return await carryOut(() => api.switchService(service, to));
 }
 
-async function restartService(api: DaemonApi, request: Request): Promise<Response> {
+async function restartService(api: DaemonApi, request: IncomingMessage): Promise<Response> {
   const { service } = await readOrder(request, "restart");
   await mustKnow(api, service, "restart");
   return await carryOut(() => api.restartService(service));
@@ -192,7 +234,7 @@ async function carryOut(action: () => Promise<unknown>): Promise<Response> {
 }
 
 async function readOrder(
-  request: Request,
+  request: IncomingMessage,
   order: Order,
 ): Promise<{ service: string; to?: string }> {
   const allowed = order === "switch"
@@ -213,11 +255,11 @@ async function readOrder(
 }
 
 /** The body as text; refuses one that is too long before it is all read. */
-async function readBody(request: Request): Promise<string> {
+async function readBody(request: IncomingMessage): Promise<string> {
   const decoder = new TextDecoder();
   let text = "";
   let length = 0;
-  for await (const octets of request.body ?? []) {
+  for await (const octets of request) {
     length += octets.length;
     if (length > BODY_LENGTH_MAX) {
       throw new RequestError(400, `Cannot read a body of more than ${BODY_LENGTH_MAX} octets`);

@@ -189,6 +189,47 @@ Deno.test("startControl() makes a socket for its owner only, and removes it", as
   });
 });
 
+Deno.test({
+  name: "startControl() answers nobody but root and its own user, whatever the socket's mode",
+  ignore: Deno.uid() !== 0 || !isInstalled("curl"),
+  fn: async () => {
+    const directory = await Deno.makeTempDir();
+    const path = `${directory}/a.sock`;
+    const server = await startControl(path);
+    try {
+      server.attach(new MemoryNode());
+      await Deno.chmod(directory, 0o755);
+      await Deno.chmod(path, 0o666);
+      const ask = async (uid: number) => {
+        const { stdout } = await new Deno.Command("curl", {
+          args: ["--silent", "--unix-socket", path, "http://localhost/status"],
+          uid,
+          gid: uid,
+          clearEnv: true,
+        }).output();
+        return JSON.parse(new TextDecoder().decode(stdout));
+      };
+      deepStrictEqual((await ask(0)).node, "a");
+      deepStrictEqual(await ask(65534), {
+        error: "Cannot answer user 65534: allowed are root and user 0, who runs the daemon",
+      });
+    } finally {
+      await server.close();
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+});
+
+function isInstalled(program: string): boolean {
+  try {
+    new Deno.Command(program, { args: ["--version"], stdout: "null" }).outputSync();
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
 Deno.test("startControl() replaces a dead daemon's socket and refuses a live one's", async () => {
   await withDirectory(async (directory) => {
     const path = `${directory}/a.sock`;
