@@ -3,10 +3,10 @@
  *
  * Theory of operation
  * HTTP over a Unix socket that only its owner can open (mode 0600). Whoever asks must also be root or
- * the daemon's user by the kernel's word (SO_PEERCRED), so a mode that somebody has changed opens nothing;
- * that is why node:http serves it: Deno.serve does not show a connection's descriptor. The socket is
- * taken before anything else is touched on the host, so a second daemon of the same configuration stops
- * there.
+ * the daemon's user by the kernel's word (SO_PEERCRED), so a mode that somebody has changed opens nothing.
+ * node:http reads and writes the messages; the connections are of unix_socket.ts, as neither Deno.serve nor
+ * node:net can be used there. The socket is taken before anything else is touched on the host, so a second
+ * daemon of the same configuration stops there.
  *
  *   method path            answer
  *   GET    /status         NodeStatus
@@ -20,14 +20,14 @@
  * stranger, 404 an unknown path or service, 409 what the daemon cannot do now, 503 it is starting or its data plane is
  * gone. A socket file that nobody listens on, left by a crash, is replaced; a live one is not.
  *
- * Limits: BODY_LENGTH_MAX octets of a request's body; the client gives up after REQUEST_TIMEOUT_MS.
+ * Limits: BODY_LENGTH_MAX octets of a request's body; CONNECTIONS_MAX connections; the client gives up after REQUEST_TIMEOUT_MS.
  * Sources: unix(7), RFC 9110, Prometheus exposition formats.
  */
 
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { Socket } from "node:net";
 import { dirname } from "node:path";
-import { peerCredentials } from "./io/socket.ts";
+import type { Duplex } from "node:stream";
+import { type UnixConnection, UnixListener } from "./io/unix_socket.ts";
 import type {
   ConnectionInfo,
   DaemonApi,
@@ -38,6 +38,8 @@ import type {
 
 /** Octets of the longest body of a request. */
 export const BODY_LENGTH_MAX = 4096;
+/** Connections at a time; the others wait until one of these ends. */
+const CONNECTIONS_MAX = 32;
 /** How long a client waits for an answer, milliseconds; longer than a switch may take. */
 export const REQUEST_TIMEOUT_MS = 10_000;
 /** The same for a restart: as long as the daemon waits for the new server, and some. */
@@ -68,33 +70,44 @@ export async function startControl(path: string): Promise<ControlServer> {
   const server = createServer((request, response) => {
     reply(request, response, () => api).catch(() => response.destroy());
   });
-  const listening = Promise.withResolvers<void>();
-  server.once("error", listening.reject);
-  // The socket is made with this mode: there is no moment at which others could connect.
-  const umask = Deno.umask(0o777 & ~MODE_OWNER_ONLY);
-  try {
-    server.listen(path, listening.resolve);
-  } finally {
-    Deno.umask(umask);
-  }
-  await listening.promise;
+  // The file is made with this mode: there is no moment at which others could connect.
+  const listener = new UnixListener(path, MODE_OWNER_ONLY);
+  const connections = new Map<UnixConnection, Promise<void>>();
+  const serving = serve(listener, connections, (connection) => {
+    server.emit("connection", connection);
+  });
   return {
     attach(daemon: DaemonApi): void {
       api = daemon;
     },
     async close(): Promise<void> {
-      const closed = Promise.withResolvers<void>();
-      const timer = setTimeout(() => {
-        server.closeAllConnections();
-        closed.resolve();
-      }, CLOSE_TIMEOUT_MS);
-      server.close(() => closed.resolve());
+      listener.close();
       server.closeIdleConnections();
-      await closed.promise;
+      const closed = Promise.all(connections.values());
+      const timer = setTimeout(() => {
+        for (const connection of connections.keys()) connection.destroy();
+      }, CLOSE_TIMEOUT_MS);
+      await closed;
       clearTimeout(timer);
-      await Deno.remove(path).catch(ignoreNotFound);
+      await serving;
     },
   };
+}
+
+/** Hands connections to `take`, CONNECTIONS_MAX at a time with when they are closed, until the listener is. */
+async function serve(
+  listener: UnixListener,
+  connections: Map<UnixConnection, Promise<void>>,
+  take: (connection: UnixConnection) => void,
+): Promise<void> {
+  for (;;) {
+    if (connections.size >= CONNECTIONS_MAX) await Promise.race(connections.values());
+    const connection = await listener.accept();
+    if (connection === null) return;
+    const closed = new Promise<void>((resolve) => connection.once("close", () => resolve()));
+    connections.set(connection, closed.then(() => void connections.delete(connection)));
+    take(connection);
+  }
 }
 
 /** Answers one request. */
@@ -103,7 +116,7 @@ async function reply(
   response: ServerResponse,
   api: () => DaemonApi | null,
 ): Promise<void> {
-  const why = whyStranger(request.socket);
+  const why = whyStranger(request.socket as Duplex as UnixConnection);
   let result: Response;
   try {
     result = why === null ? await answer(request, api()) : failure(403, why);
@@ -119,9 +132,7 @@ async function reply(
  * Why whoever is at the other end may not ask; null for root and for the user who runs the daemon. The file's
  * mode says the same to the kernel; this holds also when somebody has changed the mode.
  */
-function whyStranger(socket: Socket): string | null {
-  const { fd } = (socket as unknown as { _handle: { fd: number } })._handle;
-  const { uid } = peerCredentials(fd);
+function whyStranger({ peer: { uid } }: UnixConnection): string | null {
   if (uid === 0 || uid === Deno.uid()) return null;
   return `Cannot answer user ${uid}: allowed are root and user ${Deno.uid()}, who runs the daemon`;
 }

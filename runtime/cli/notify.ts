@@ -10,12 +10,8 @@
  */
 
 import { check, closeAll, libc, Memory } from "../io/libc.ts";
-import { MSG_NOSIGNAL } from "../io/socket.ts";
+import { AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK } from "../io/socket.ts";
 
-const AF_UNIX = 1;
-const SOCK_DGRAM = 2;
-const SOCK_NONBLOCK = 0x800;
-const SOCK_CLOEXEC = 0x80000;
 /** Octets of `sun_path`. */
 const PATH_LENGTH_MAX = 108;
 /** Octets of the longest state. */

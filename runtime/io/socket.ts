@@ -41,12 +41,17 @@ export const MAILBOX_LENGTH_MAX = 64 << 10;
 
 const LISTEN_BACKLOG = 64;
 
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
-const SOCK_DGRAM = 2;
+/** The family of Unix sockets. */
+export const AF_UNIX = 1;
+/** A stream of octets; a type of socket(2). */
+export const SOCK_STREAM = 1;
+/** Datagrams; a type of socket(2). */
+export const SOCK_DGRAM = 2;
 const SOCK_SEQPACKET = 5;
-const SOCK_NONBLOCK = 0x800;
-const SOCK_CLOEXEC = 0x80000;
+/** Never wait; added to a type of socket(2). */
+export const SOCK_NONBLOCK = 0x800;
+/** Closed when another program is executed; added to a type of socket(2). */
+export const SOCK_CLOEXEC = 0x80000;
 
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
