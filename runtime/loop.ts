@@ -37,6 +37,7 @@ import {
   RecordFlag,
 } from "./core.ts";
 import { AddressClaim } from "./io/address_claim.ts";
+import { type Capability, keepOnlyCapabilities } from "./io/capabilities.ts";
 import { addressOf, libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
 import { openLibcrypto } from "./io/libcrypto.ts";
 import { Priority } from "./io/scheduling.ts";
@@ -384,6 +385,12 @@ const NICE = -5;
 const CROWDED_NICE = -15;
 const SLICE_US = 100;
 
+/**
+ * What this thread may do once everything is open: routes and socket buffers, priority, and its epoch
+ * files wherever the state directory is.
+ */
+const CAPABILITIES: Capability[] = ["CAP_NET_ADMIN", "CAP_SYS_NICE", "CAP_DAC_OVERRIDE"];
+
 /** Milliseconds since 1970 of a time of `performance.now()`. */
 function wallMs(ms: number): number {
   return performance.timeOrigin + ms;
@@ -657,6 +664,7 @@ class DataLoop {
       throw error;
     }
     this.#priority.set(NICE);
+    keepOnlyCapabilities(CAPABILITIES);
   }
 
   /** Runs until it is told to stop. */

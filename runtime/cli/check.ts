@@ -25,6 +25,7 @@ import { loadCore } from "../core.ts";
 import { parseAddress } from "../io/address.ts";
 import { NOT_FOUND, runCommand } from "../io/command.ts";
 import { loadIdentity } from "../identity.ts";
+import { CAPABILITIES, type Capability, effectiveCapabilities } from "../io/capabilities.ts";
 import { closeAll } from "../io/libc.ts";
 import { openLibcrypto } from "../io/libcrypto.ts";
 import { bindUdp, listenTcp, parseHostPort } from "../io/socket.ts";
@@ -39,14 +40,10 @@ const IPV6_MTU_MIN = 1280;
 /** Machines whose system calls io/libc.ts describes. */
 const ARCHITECTURES = ["x86_64", "aarch64"];
 
-/** Capabilities and their numbers; capabilities(7). */
-const CAPABILITIES = {
-  CAP_NET_ADMIN: 12,
-  CAP_NET_RAW: 13,
-  CAP_SYS_ADMIN: 21,
-} as const;
+/** What the daemon cannot do without; capabilities(7). */
+const NEEDED: Capability[] = ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN"];
 /** What starting a server as another user takes besides. */
-const USER_CAPABILITIES = { CAP_KILL: 5, CAP_SETGID: 6, CAP_SETUID: 7, CAP_SETPCAP: 8 } as const;
+const NEEDED_FOR_USERS: Capability[] = ["CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP"];
 
 /** How a requirement is met. */
 export type CheckResult = "ok" | "warn" | "fail";
@@ -235,19 +232,16 @@ function checkArchitecture(): CheckItem {
 
 function checkPrivileges(config: Config): CheckItem {
   const needsUser = config.services.some(({ user }) => user !== null);
-  const needed = Object.entries({ ...CAPABILITIES, ...(needsUser ? USER_CAPABILITIES : {}) });
+  const needed = needsUser ? [...NEEDED, ...NEEDED_FOR_USERS] : NEEDED;
   const mask = effectiveCapabilities();
-  const missing = needed.filter(([, bit]) => (mask >> BigInt(bit) & 1n) === 0n);
-  const names = missing.map(([name]) => name).join(", ");
+  const missing = needed.filter((name) => (mask >> BigInt(CAPABILITIES[name]) & 1n) === 0n);
   return missing.length === 0
-    ? ok("privileges", `user ${Deno.uid()} with ${needed.map(([name]) => name).join(", ")}`)
-    : fail("privileges", `user ${Deno.uid()} without ${names}`, "run as root: sudo holdfast ...");
-}
-
-/** The effective capabilities of this process as a bit mask. */
-function effectiveCapabilities(): bigint {
-  const status = Deno.readTextFileSync("/proc/self/status");
-  return BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? "0"}`);
+    ? ok("privileges", `user ${Deno.uid()} with ${needed.join(", ")}`)
+    : fail(
+      "privileges",
+      `user ${Deno.uid()} without ${missing.join(", ")}`,
+      "run as root: sudo holdfast ...",
+    );
 }
 
 function checkTun(): CheckItem {

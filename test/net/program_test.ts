@@ -92,11 +92,22 @@ function listenAsManager(path: string): number {
   return fd;
 }
 
+/** Effective capabilities of each of a process's threads. */
+function threadMasks(pid: number): bigint[] {
+  return [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name }) => {
+    const status = Deno.readTextFileSync(`/proc/${pid}/task/${name}/status`);
+    return BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)![1]}`);
+  });
+}
+
 /** What the manager was told next; empty when nothing. */
 function nextState(fd: number): string {
   const length = libc.recv(fd, memory.address, 256, MSG_DONTWAIT);
   return new TextDecoder().decode(memory.bytes.subarray(0, Math.max(0, length)));
 }
+
+/** CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_NICE; capabilities(7). */
+const DATA_PLANE_MASK = 1n << 1n | 1n << 12n | 1n << 23n;
 
 netTest(
   "holdfast runs one node from up to SIGTERM and leaves nothing behind",
@@ -127,6 +138,9 @@ netTest(
         deepStrictEqual([status.node, service.name, service.role], ["a", "web", "primary"]);
         deepStrictEqual([service.protected, service.epoch >= 1, status.peers], [false, true, []]);
         deepStrictEqual(service.connections, { total: 0, hot: 0, log: 0, unprotected: 0 });
+
+        const loops = threadMasks(node.pid).filter((mask) => mask === DATA_PLANE_MASK);
+        strictEqual(loops.length, 1, "one thread is the data plane, and keeps what it needs");
 
         const [code, list] = await run(host, "connections", "--control", controlPath, "--json");
         deepStrictEqual([code, JSON.parse(list)], [0, []]);
