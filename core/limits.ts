@@ -56,6 +56,8 @@ export const LINGER_MS: u32 = 5000;
 /** First and last retransmission time-out of the feeder, in milliseconds (a lossless local link). */
 export const FEED_RTO_MIN_MS: u32 = 50;
 export const FEED_RTO_MAX_MS: u32 = 1000;
+/** First time-out of octets that we repeat to a client ourselves, in milliseconds. */
+export const REPEAT_MIN_MS: u32 = 200;
 /** Attempts to open a connection to the standby's own server before it counts as refused. */
 export const FEED_SYN_TRIES: u32 = 12;
 /** Consecutive feeder time-outs without any progress before the standby's server counts as dead. */

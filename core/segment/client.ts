@@ -12,7 +12,13 @@
  * Only segments that are acceptable (RFC 9293 section 3.10.7.4) move the record; the local kernel
  * judges all others itself, as it would without us.
  */
-import { HALF_OPEN_MS, LINGER_MS, UNKNOWN_OUTPUT_ECHO_MS, UNKNOWN_OUTPUT_MS } from "../limits";
+import {
+  HALF_OPEN_MS,
+  LINGER_MS,
+  REPEAT_MIN_MS,
+  UNKNOWN_OUTPUT_ECHO_MS,
+  UNKNOWN_OUTPUT_MS,
+} from "../limits";
 import { count, Counter, isServed, Role, state } from "../state";
 import { after, before, get16, later } from "../wire/bytes";
 import {
@@ -55,7 +61,7 @@ import { clear } from "../stream/chain";
 import { clearRanges, cover, COVER_NO_MEMORY } from "../stream/ranges";
 import { CloseHow, writeClose, writeData, writeRaw } from "../records";
 import { answerReset, noteHeard, noteUntold } from "./comparing";
-import { absorb, enterFed, noteClientFin } from "./feeder";
+import { absorb, enterFed, noteClientFin, owes } from "./feeder";
 import { hasRoom, isPastLog, refuseClient, sendSynAck, toServer } from "./output";
 import { joinFragment } from "./reassembly";
 import { alignTimestamps } from "./takeover";
@@ -344,6 +350,11 @@ function takeAck(c: Connection, v: View): bool {
       c.phase = Phase.Open;
       if (c.leg == Leg.SynAck && !has(c, Flag.Fed)) c.leg = Leg.Open;
       if (has(c, Flag.Timer) && !has(c, Flag.Fed)) c.timerAt = state().now;
+    }
+    if (owes(c) && has(c, Flag.Timer)) {
+      c.tries = 0;
+      c.rtoMs = REPEAT_MIN_MS;
+      c.timerAt = state().now + c.rtoMs;
     }
   }
   if (v.window << c.cliWs > c.maxWnd) c.maxWnd = v.window << c.cliWs;

@@ -16,7 +16,8 @@
  *
  * At a takeover the client may hold anything that the old primary has told of, so nothing that lies past
  * `sameAt` leaves before our server has come as far as that and the digests agree: the connection is
- * Unproven, fed and parked like a standby's. In step that takes the server's next segment. One whose
+ * Unproven, fed and parked like a standby's. In step that takes the server's next segment, and one
+ * that waits for an ACK gets it from us (feeder.ts). One whose
  * server ends or does not come there within PROVE_MS is reset.
  *
  * What the old primary sent and nobody told us of (its last message was lost with its host) cannot be
@@ -26,6 +27,7 @@
  *
  * Limits: MARKS in comparison.ts. Octets that are not digested and cannot be parked are treated as if
  * they had been lost on the way from our own kernel, which repeats them: else they would never be compared.
+ * An Unproven connection whose kernel waits for an ACK of such octets is reset after PROVE_MS.
  */
 import { LINGER_MS, PROVE_MS } from "../limits";
 import { count, counted, Counter, Divergence, Role, state } from "../state";
@@ -39,7 +41,7 @@ import { CloseHow, writeClose } from "../records";
 import { clear, digestChain } from "../stream/chain";
 import { clearRanges } from "../stream/ranges";
 import { digestValue, extendDigest, startDigest } from "../stream/digest";
-import { failLeg } from "./feeder";
+import { failLeg, owes } from "./feeder";
 import {
   complete,
   hasRoom,
@@ -240,9 +242,19 @@ export function adoptOutput(c: Connection, peerStays: bool): void {
   }
 }
 
-/** True when a primary keeps what its server says, as a standby does, until more has been compared. */
+/** Octets from `seq` on that our server has yet to write until it is proven. */
+export function unprovenAfter(c: Connection, seq: u32): u32 {
+  const told = comparisonOf(c).toldAt;
+  return after(told, seq) ? told - seq : 0;
+}
+
+/**
+ * True when a primary keeps what its server says, as a standby does: until more has been compared, or in
+ * order behind what the client lacks.
+ */
 export function isParking(c: Connection): bool {
-  return has(c, Flag.Unproven) || has(c, Flag.Digested | Flag.Fed) && c.parkBase != c.parkEnd;
+  if (has(c, Flag.Unproven) || owes(c)) return true;
+  return has(c, Flag.Digested | Flag.Fed) && c.parkBase != c.parkEnd;
 }
 
 /** The primary's digest covers all that its server has written: what is parked, too. */

@@ -13,6 +13,13 @@
  *                        |RST: tries used up                     |RST, no progress
  *                        +---------------> Dead <----------------+
  *
+ * Of an Unproven server (comparing.ts) the client has nothing new to acknowledge, and its kernel may take
+ * no more octets from it until something is: after a time-out it sends one segment at a time. So all that is
+ * parked is acknowledged at once. Then it is ours to deliver, and to repeat, until the client has it:
+ *
+ *   cliAck             legUna               parkEnd
+ *   |== owed, kept ====|== parked, or sent ==|          owes(): the chain reaches back to cliAck
+ *
  * The link is a TUN device: lossless but for full queues, so there is no congestion control; a
  * timer with go-back-N (FEED_RTO_*) covers what is dropped.
  *
@@ -24,6 +31,7 @@ import {
   FEED_SYN_TRIES,
   FEED_TRIES,
   PARKED_MAX,
+  REPEAT_MIN_MS,
   SLOT_SIZE,
   SUPER_SEGMENT,
 } from "../limits";
@@ -45,7 +53,7 @@ import {
 import { clear, read, trim } from "../stream/chain";
 import { clearRanges, cover } from "../stream/ranges";
 import { writeDiverged, writeFail } from "../records";
-import { checkUnproven, digestParked, resetClient } from "./comparing";
+import { checkUnproven, digestParked, resetClient, unprovenAfter } from "./comparing";
 import { settleEnd } from "./ending";
 import { speakFor } from "./takeover";
 import {
@@ -145,23 +153,51 @@ export function enterFed(c: Connection): void {
   markPump(c);
 }
 
+/** True when our server counts octets as delivered that the client lacks: they are ours to repeat. */
+export function owes(c: Connection): bool {
+  return c.leg == Leg.Open && has(c, Flag.Fed) && after(c.legUna, c.cliAck);
+}
+
+/** Up to here our server may forget what it has written. */
+function deliveredTo(c: Connection): u32 {
+  const acked = earlier(c.cliAck, c.sndNxt);
+  const chain = parkedFlight(c);
+  // Where its server repeats what is lost, we need not.
+  const keepsAll = chain.head != 0 && !after(chain.seq, acked);
+  const mayOwe = has(c, Flag.Unproven) && state().role == Role.Primary && keepsAll;
+  if (mayOwe) return later(acked, c.parkEnd);
+  return owes(c) ? c.legUna : acked;
+}
+
 /** True when the local server has everything the client said and the client all it has sent. */
 export function hasCaughtUp(c: Connection): bool {
-  return c.leg == Leg.Open && c.legAck == c.rcvNxt && !c.range && !after(c.cliAck, c.sndNxt) &&
+  return !owes(c) && c.leg == Leg.Open && c.legAck == c.rcvNxt && !c.range &&
+    !after(c.cliAck, c.sndNxt) &&
     c.parkBase == c.parkEnd && !has(c, Flag.Unproven);
+}
+
+/** Octets in units of the client's window, rounded up. */
+function scaled(c: Connection, octets: u32): u32 {
+  return (octets + (1 << c.cliWs) - 1) >>> c.cliWs;
 }
 
 function sendToServer(c: Connection, flags: u32, seq: u32, ack: u32, length: u32): void {
   const s = state();
   const options = optionLength(c);
-  // The client's window counts from what the client has. A server that is behind may write all of
-  // that and the window too, else a client that pauses would stop it for good.
-  // Rounded up: the last few octets before cliAck must not be held back by the scale's grain.
-  const behind = c.cliAck - ack;
   // A standby's server writes no more ahead than can be parked: what cannot be is lost until its kernel
   // repeats it, and that server falls behind.
   const most = s.role == Role.Standby ? (PARKED_MAX - SLOT_SIZE) >>> c.cliWs : 65535;
-  const window = (c.cliWnd < most ? c.cliWnd : most) + ((behind + (1 << c.cliWs) - 1) >>> c.cliWs);
+  let window = c.cliWnd < most ? c.cliWnd : most;
+  // The client's window counts from what the client has. A server that is behind may write all of
+  // that and the window too, else a client that pauses would stop it for good. Rounded up: the last few
+  // octets before cliAck must not be held back by the scale's grain.
+  if (!after(ack, c.cliAck)) window += scaled(c, c.cliAck - ack);
+  else {
+    const owed = scaled(c, ack - c.cliAck);
+    window = window > owed ? window - owed : 0;
+    const unproven = has(c, Flag.Unproven) ? unprovenAfter(c, ack) : 0;
+    if (window < scaled(c, unproven)) window = scaled(c, unproven);
+  }
   const field = window > 65535 ? 65535 : window;
   const packet = make(c, APP, flags, seq, ack - c.issDelta, field, options);
   const tcp = tcpOf(packet);
@@ -210,6 +246,10 @@ export function pump(c: Connection): void {
       if (!speakFor(c)) markPump(c);
     }
     if (has(c, Flag.Unproven) && !has(c, Flag.Timer)) startTimer(c, s.now + FEED_RTO_MAX_MS);
+    if (owes(c) && !has(c, Flag.Timer)) {
+      c.rtoMs = REPEAT_MIN_MS;
+      startTimer(c, s.now + c.rtoMs);
+    }
     // A client that had the last server's FIN says nothing more when the new one is as far.
     if (has(c, Flag.Logged)) checkClosed(c);
     if (hasCaughtUp(c)) {
@@ -231,7 +271,7 @@ function feed(c: Connection): void {
   const ended = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1;
   const dataEnd = ended ? c.finSeq : c.rcvNxt;
   const stop = earlier(dataEnd, later(c.legEdge, c.legNxt));
-  const ack = earlier(c.cliAck, c.sndNxt);
+  const ack = deliveredTo(c);
   let sent = false;
   while (before(c.legNxt, stop)) {
     if (!hasRoom()) {
@@ -249,7 +289,9 @@ function feed(c: Connection): void {
     c.legNxt++;
     sent = true;
   }
-  if (!sent && (after(ack, c.legUna) || (c.flags & (Flag.ForceAck | Flag.WindowMoved)) != 0)) {
+  const asked = (c.flags & (Flag.ForceAck | Flag.WindowMoved)) != 0;
+  // While we owe, the client's ACK moves the window alone.
+  if (!sent && (after(ack, c.legUna) || asked || owes(c))) {
     sendToServer(c, ACK, c.legNxt, ack, 0);
   }
   c.flags &= ~(<u32> (Flag.ForceAck | Flag.WindowMoved));
@@ -271,7 +313,7 @@ function feed(c: Connection): void {
       c.parkEnd = c.cliAck;
       clear(parkedFlight(c));
     } else trim(parkedFlight(c), c.parkBase);
-  }
+  } else if (owes(c)) trim(parkedFlight(c), c.cliAck);
 }
 
 /** The local kernel has acknowledged input up to `ack` and takes octets up to `edge`. */
@@ -316,6 +358,8 @@ export function onFeederTimeout(c: Connection): void {
     return;
   }
   if (c.leg != Leg.Open) return;
+  const repeats = owes(c) && !has(c, Flag.Unproven);
+  if (repeats) c.parkBase = c.cliAck;
   if (c.legNxt != c.legAck) {
     if (before(c.legAck, c.logFrom)) {
       // After a change of roles the octets before logFrom are the kernel's own affair: it had them.
@@ -328,8 +372,11 @@ export function onFeederTimeout(c: Connection): void {
       return;
     }
     c.legNxt = c.legAck;
+  } else if (repeats && c.tries > FEED_TRIES) {
+    failLeg(c, Reason.LegStalled);
+    return;
   } else {
-    c.tries = 0;
+    if (!repeats) c.tries = 0;
     c.flags |= Flag.ForceAck;
   }
   startTimer(c, s.now + c.rtoMs);

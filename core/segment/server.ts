@@ -11,7 +11,7 @@
  */
 import { LINGER_MS, PARKED_MAX } from "../limits";
 import { Commit, count, counted, Counter, isServed, Role, state } from "../state";
-import { after, before, get16, later } from "../wire/bytes";
+import { after, before, earlier, get16, later } from "../wire/bytes";
 import {
   ACK,
   FIN,
@@ -487,7 +487,7 @@ function park(c: Connection, seq: u32, from: usize, length: u32): bool {
   if (after(seq, c.parkEnd)) return false;
   if (!after(end, c.parkEnd)) return true;
   const skip = c.parkEnd - seq;
-  if (end - c.parkBase > PARKED_MAX) {
+  if (end - earlier(c.parkBase, c.cliAck) > PARKED_MAX) {
     count(Counter.ParkedOverflow);
     return false;
   }

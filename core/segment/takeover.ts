@@ -49,7 +49,7 @@ import {
 } from "./output";
 import { adoptOutput, digestParked, provenEnd, resetClient, yieldOutput } from "./comparing";
 import { isFinDue, isGone, refuse } from "./ending";
-import { enterFed, pump } from "./feeder";
+import { enterFed, failLeg, owes, pump } from "./feeder";
 import { arm, leave } from "./recovery";
 
 /**
@@ -181,7 +181,7 @@ export function speakFor(c: Connection): bool {
   }
   const stop = provenEnd(c);
   if (c.parkBase == stop) {
-    if (stop == c.parkEnd) clear(parkedFlight(c));
+    if (stop == c.parkEnd && !owes(c)) clear(parkedFlight(c));
     // The server's FIN alone may be in flight.
     if (
       has(c, Flag.ServerFin) && !after(c.cliAck, c.srvFin) && c.parkEnd == c.srvFin &&
@@ -208,7 +208,7 @@ export function speakFor(c: Connection): bool {
     c.parkBase += length;
     c.sndShown = later(c.sndShown, c.parkBase + (last ? 1 : 0));
   }
-  if (stop == c.parkEnd) clear(parkedFlight(c));
+  if (stop == c.parkEnd && !owes(c)) clear(parkedFlight(c));
   return true;
 }
 
@@ -242,6 +242,11 @@ export function demote(): void {
       continue;
     }
     c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.FinHeld));
+    if (owes(c)) {
+      // Our server will not repeat it, and of the new primary's we could not follow where it is.
+      failLeg(c, Reason.LegStalled);
+      continue;
+    }
     c.reason = isAccepted(c) ? Reason.None : Reason.Pending;
     yieldOutput(c);
     if (has(c, Flag.ServerFin)) markDirty(c);

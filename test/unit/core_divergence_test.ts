@@ -203,6 +203,8 @@ seededTest(
         program: servers.program,
         capacity,
         mayReset: true,
+        // One that waits for an ACK of what could not be parked would be given up.
+        slowStart: false,
       });
       const { standby } = replicas;
       ok(standby !== null);

@@ -3,8 +3,9 @@
  *
  * Theory of operation
  * An endpoint speaks RFC 9293 over arrays of packets: handshake, sliding window with go-back-N, FIN and
- * RST, octets that arrive out of order, zero windows, timestamps with PAWS. There is no congestion
- * control and no timer: the test calls `timeout()` when nothing moves. Every packet it is handed is
+ * RST, octets that arrive out of order, zero windows, timestamps with PAWS, slow start. There is
+ * no timer: the test calls `timeout()` when nothing moves, after which one segment at a time goes out
+ * until something is acknowledged (RFC 5681 section 3.1). Every packet it is handed is
  * parsed with all checksums looked at, so a core that writes a wrong one fails the test at once.
  * Like a kernel's, its answers depend only on the wire: it does not know what stands in between.
  *
@@ -12,7 +13,7 @@
  *
  * Streams are at most STREAM_MAX octets; sequence numbers may start anywhere.
  *
- * Sources: RFC 9293 section 3.10, RFC 7323 sections 2 and 5, RFC 5961 section 3.2.
+ * Sources: RFC 9293 section 3.10, RFC 7323 sections 2 and 5, RFC 5961 section 3.2, RFC 6928.
  */
 import { PORT } from "./core_driver.ts";
 import {
@@ -27,6 +28,9 @@ import {
 
 /** Longest stream of one direction. */
 const STREAM_MAX = 1 << 20;
+
+/** Initial congestion window, segments; RFC 6928. */
+const INITIAL_SEGMENTS = 10;
 
 /** Ends and habits of an endpoint. */
 export interface EndpointOptions {
@@ -50,6 +54,8 @@ export interface EndpointOptions {
   sack: boolean;
   /** Octets of one segment. */
   mss: number;
+  /** Has a congestion window; else all of the other side's window is filled. */
+  slowStart: boolean;
   /** Milliseconds. */
   clock: () => number;
 }
@@ -83,6 +89,8 @@ export class Endpoint {
   /** Highest number ever sent, which an honest ACK cannot pass. */
   #sentMost = 0;
   #edge = 0;
+  /** Octets that may be on the way; RFC 5681. */
+  #congestionWindow: number;
   #irs = 0;
   #got = 0;
   #finAt: number | null = null;
@@ -100,6 +108,7 @@ export class Endpoint {
   constructor(options: EndpointOptions) {
     this.#options = options;
     this.window = options.window;
+    this.#congestionWindow = options.slowStart ? INITIAL_SEGMENTS * options.mss : STREAM_MAX;
   }
 
   /** The stream received so far. */
@@ -155,6 +164,7 @@ export class Endpoint {
     else if (this.state === "open") {
       const stuck = this.#una === this.#nxt && this.#nxt < this.#outLength;
       this.#nxt = this.#una;
+      if (this.#options.slowStart) this.#congestionWindow = this.#options.mss;
       // A closed window is probed with an octet the other side has (RFC 9293 section 3.8.6.1).
       if (stuck) this.#pending.push({ seq: this.#seqOf(this.#una - 1), flags: TcpFlag.ack });
     }
@@ -194,9 +204,10 @@ export class Endpoint {
     const packets = this.#pending;
     this.#pending = [];
     if (this.state === "open") {
-      while (this.#nxt < Math.min(this.#outLength, this.#edge)) {
+      const stop = Math.min(this.#outLength, this.#edge, this.#una + this.#congestionWindow);
+      while (this.#nxt < stop) {
         const most = Math.min(this.#options.mss, this.#peerMss) - (this.#stamped ? 12 : 0);
-        const length = Math.min(this.#outLength, this.#edge, this.#nxt + most) - this.#nxt;
+        const length = Math.min(stop, this.#nxt + most) - this.#nxt;
         packets.push({
           seq: this.#seqOf(this.#nxt),
           payload: this.#out.slice(this.#nxt, this.#nxt + length),
@@ -295,7 +306,10 @@ export class Endpoint {
       return;
     }
     if (this.state === "synReceived" && ack >= 0) this.state = "open";
-    if (ack > this.#una) this.#una = ack;
+    if (ack > this.#una) {
+      this.#congestionWindow += ack - this.#una;
+      this.#una = ack;
+    }
     if (this.#nxt < this.#una) this.#nxt = this.#una;
     if (ack === this.#una) {
       this.#edge = Math.max(this.#edge, ack + packet.window * 2 ** this.#peerScale);

@@ -56,6 +56,8 @@ export interface ReplicasOptions {
   commit?: "strict" | "ack";
   /** The server's program. */
   program: Program;
+  /** False for servers' kernels that wait for no ACK; true if not given. */
+  slowStart?: boolean;
   /** Octets of input kept for one connection. */
   logLimit?: number;
   /** What becomes of a packet on the clients' wire: copies that arrive, and after how many steps. */
@@ -134,6 +136,7 @@ export class Replicas {
       stampOffset: stamps ? this.#number() : null,
       sack,
       mss: 1448,
+      slowStart: true,
       clock: () => this.nowMs,
     });
     client.connect();
@@ -376,6 +379,7 @@ export class Replicas {
       window: 65535,
       stampOffset: this.#number(),
       sack: true,
+      slowStart: this.#options.slowStart ?? true,
       mss: this.#options.mss?.[index] ?? 1448,
       clock: () => this.nowMs,
     });
