@@ -14,6 +14,7 @@
  *   ours RST          theirs FIN or RST                  both meant it; after two FINs only RST counts
  *                     neither within fin_wait            ours died (what a RST cuts off has no offset)
  *   theirs ends       ours does not, or writes past it   theirs died: the connection is unprotected
+ *   ours RST          theirs has not accepted in fin_wait  the client is told, unprotected
  *   ours refuses SYN  theirs accepts                     our listener died
  *                     theirs refuses too                 the client is told
  *
@@ -59,17 +60,20 @@ export function outputEnd(c: Connection): u32 {
 }
 
 /**
- * True when the standby's server has the connection too, so that its end says something of ours; in log
+ * True when the standby has the connection too, so that its server's end says something of ours; in log
  * mode, when another server could be played the connection.
  */
 export function isFollowed(c: Connection): bool {
-  if (has(c, Flag.Logged)) return true;
-  return has(c, Flag.Hot) && c.reason != Reason.Pending;
+  return (c.flags & (Flag.Logged | Flag.Hot)) != 0;
 }
 
-/** True when the client may be told of our server's FIN; else it is held. */
+/**
+ * True when the client may be told of our server's FIN; else it is held. While the standby's server is yet to
+ * accept, a FIN is told at once, as short connections should not wait for a server that is being started. A
+ * RST is held even then: the client has our SYN-ACK, and hardly any server means one that soon.
+ */
 export function isFinDue(c: Connection): bool {
-  if (!isFollowed(c) || isAgreed(c)) return true;
+  if (!isFollowed(c) || c.reason == Reason.Pending || isAgreed(c)) return true;
   if (!has(c, Flag.FinHeld)) {
     c.flags |= Flag.FinHeld;
     hold(c);
@@ -167,7 +171,7 @@ export function sendFin(c: Connection): void {
 export function sendReset(c: Connection): void {
   if (isTold(c)) writeClose(c, CloseHow.ServerReset, 0);
   c.flags |= Flag.ServerReset;
-  c.flags &= ~(<u32> (Flag.ResetHeld | Flag.Judged | Flag.Hot | Flag.Fed));
+  c.flags &= ~(<u32> (Flag.ResetHeld | Flag.Judged | Flag.Hot | Flag.Fed | Flag.AckClient));
   c.phase = Phase.Closed;
   dropLog(c);
   count(Counter.Closed);
@@ -196,12 +200,15 @@ export function settleDisputes(): void {
     const open = s.role == Role.Primary && c.phase != Phase.Free && c.phase != Phase.Closed &&
       (held || theirs || has(c, Flag.Asked));
     // Of two servers that differ, one that moves nowhere hangs: lag.ts will find out.
-    const doubt = (held || theirs) && isDoubtful(c.disputedAt, !held);
+    const pending = c.reason == Reason.Pending;
+    const doubt = !pending && (held || theirs) && isDoubtful(c.disputedAt, !held);
     const waitMs = doubt ? s.finWaitMs + 2 * s.lagMs : s.finWaitMs;
     if (open && s.now - c.disputedAt < waitMs) return;
     dropDisputed();
     if (!open) continue;
     if (has(c, Flag.Asked)) refuse(c);
+    // A server that has not even accepted by now is no witness against ours.
+    else if (held && pending) abandon(c, Reason.StandbySilent);
     else if (held) judge(c);
     else losePeer(c);
   }

@@ -283,6 +283,20 @@ for (const [what, late] of Object.entries(LATE)) {
   });
 }
 
+Deno.test("a server that dies before the standby's has accepted is kept from the client", () => {
+  const primary = new Primary(1);
+  const { driver } = primary;
+  driver.core.wasm.setJudgement(500);
+  const reset = primary.answer(0, { flags: TcpFlag.rst | TcpFlag.ack });
+  deepStrictEqual(on("net", driver.pass({ app: [reset] })), []);
+  strictEqual(driver.field(0, "reason"), Reason.pending);
+  // A standby whose server does not accept at all says nothing of ours.
+  driver.nowMs += 501;
+  const told = on("net", driver.pass({})).concat(on("net", driver.drain())).map(parsePacket);
+  deepStrictEqual(told.map(({ flags }) => flags & TcpFlag.rst), [TcpFlag.rst]);
+  strictEqual(driver.core.wasm.recordsUsed() <= 1, true);
+});
+
 Deno.test("ack: a connection is over when our own ACK of the client's FIN is its last segment", () => {
   const primary = new Primary(1, { commit: "ack" });
   const { driver } = primary;
