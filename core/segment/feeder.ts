@@ -169,11 +169,14 @@ function deliveredTo(c: Connection): u32 {
   return owes(c) ? c.legUna : acked;
 }
 
-/** True when the local server has everything the client said and the client all it has sent. */
+/**
+ * True when the local server has everything the client said and the client all it has sent. A FIN that came
+ * early is ours to say once the octets before it are there: none but us knows of it.
+ */
 export function hasCaughtUp(c: Connection): bool {
-  return !owes(c) && c.leg == Leg.Open && c.legAck == c.rcvNxt && !c.range &&
-    !after(c.cliAck, c.sndNxt) &&
-    c.parkBase == c.parkEnd && !has(c, Flag.Unproven);
+  const early = has(c, Flag.ClientFin) && c.rcvNxt != c.finSeq + 1;
+  return !owes(c) && c.leg == Leg.Open && c.legAck == c.rcvNxt && !c.range && !early &&
+    !after(c.cliAck, c.sndNxt) && c.parkBase == c.parkEnd && !has(c, Flag.Unproven);
 }
 
 /** Octets in units of the client's window, rounded up. */

@@ -8,9 +8,9 @@
  */
 import { strictEqual } from "node:assert/strict";
 import type { Endpoint } from "./endpoint.ts";
-import { Replicas } from "./replicas.ts";
+import { type Host, Replicas } from "./replicas.ts";
 import { rounds, seededTest } from "./seeded.ts";
-import { allDone, check, checkEmpty, isDone, KIND, randomOptions, talk } from "./talks.ts";
+import { allDone, check, checkEmpty, isDone, KIND, program, randomOptions, talk } from "./talks.ts";
 
 seededTest("without a fault every connection is served and every record goes", (random) => {
   for (let round = 0; round < rounds(6); round++) {
@@ -84,3 +84,25 @@ seededTest(
     }
   },
 );
+
+Deno.test("a client's FIN that comes before its last octets reaches both servers through switches", () => {
+  // The segment before the FIN is late, and roles change once while it is missing and once it is there.
+  let untilLate = Infinity;
+  const replicas = new Replicas({ program, fate: () => [untilLate-- === 0 ? 2 : 0] });
+  const client = replicas.connect(10000);
+  const request = new Uint8Array(2000).fill(1);
+  request[0] = KIND.upload;
+  client.write(request);
+  client.end();
+  const hasAll = (host: Host | null) =>
+    host?.servers.get(10000)?.received.length === request.length;
+  replicas.run(() => client.state === "open");
+  replicas.switchOver();
+  untilLate = 1;
+  replicas.run(() => hasAll(replicas.primary));
+  replicas.switchOver();
+  replicas.run(() => client.ended && client.isDrained);
+  for (const { servers } of [replicas.primary, replicas.standby!]) {
+    strictEqual(servers.get(10000)?.ended, true);
+  }
+});
