@@ -1,5 +1,5 @@
 /**
- * channel.ts - the replication channel of one service: frames over one TCP connection
+ * channel.ts - the replication channel of one service: frames over one TCP connection at a time
  *
  * Theory of operation
  * Octets are received straight into the core's inbox, and a frame's body is applied where it lies.
@@ -13,9 +13,16 @@
  *   inbox     | done | start .. fill: whole and partial frames | free |
  *   backlog   | sent | head .. tail | free |
  *
- * Limits: BACKLOG_MAX octets wait at most; the owner stops reading clients at `isCongested` (half of
- * it), so one more frame of the largest size always fits. `stalledSinceMs` tells how long the peer
- * has taken nothing.
+ * Between hosts with several links a channel outlives its connection. What the peer has not confirmed is
+ * kept (retained.ts). When a connection is of no more use, the channel is suspended, and resumed on
+ * another one, where each side says which message it has applied last and sends again what the
+ * other lacks. Meanwhile it counts as open, and what is sent on it waits.
+ *
+ *   live ── suspend() ──> suspended ── attach() ──> connecting, greeting ── resume() ──> live
+ *
+ * Limits: BACKLOG_MAX octets wait for the socket at most, and as many for a confirmation; the owner
+ * stops reading clients at `isCongested` (half of it), so one more frame of the largest size always
+ * fits. `stalledSinceMs` tells how long the peer has taken nothing.
  */
 import type { Core } from "./core.ts";
 import { Errno, errno, libc, Memory } from "./io/libc.ts";
@@ -27,7 +34,8 @@ import {
   type Frame,
   MessageError,
 } from "./protocol/message.ts";
-import { NONCE_LENGTH, placeOf, RECORD_HEADER, type StreamSeal } from "./seal.ts";
+import { Retained } from "./retained.ts";
+import { NONCE_LENGTH, RECORD_HEADER, type StreamSeal } from "./seal.ts";
 
 /** Octets that may wait for the socket. */
 export const BACKLOG_MAX = 16 << 20;
@@ -35,13 +43,29 @@ export const BACKLOG_MAX = 16 << 20;
 /** Octets taken in one pass: what is behind them must not wait long for a beat. */
 const RECEIVE_MAX = 1 << 20;
 
-/** A frame without a body, where it can be sealed. */
-const small = placeOf(new Memory(RECORD_HEADER + 2 + ENVELOPE_MAX).bytes);
+/** Octets of bodies that are applied at most before the peer is told, so that it can forget them. */
+const UNCONFIRMED_MAX = 256 << 10;
 
 /** One TCP connection to the peer, nonblocking. */
 export class Channel {
-  /** Descriptor; -1 once closed. */
+  /** Descriptor; -1 while suspended and once closed. */
   fd: number;
+  /** It is of no more use. */
+  isClosed = false;
+  /** Told apart from the service's other channels; 0 for one that cannot be resumed. */
+  readonly session: number;
+  /** This side has opened it, and opens the next connection. */
+  readonly connects: boolean;
+  /** Index of the link that the connection uses; null when the peer has chosen it. */
+  link: number | null;
+  /** Since when there is no connection that carries; null while there is. */
+  suspendedSinceMs: number | null = null;
+  /** When the present connection was begun. */
+  attachedMs: number;
+  /** Connections that were begun to resume it. */
+  attempts = 0;
+  /** Since when its link has been seen behind the others. */
+  behindSinceMs: number | null = null;
   /** The connection stands (connect(2) has finished). */
   connected: boolean;
   /** Both sides have greeted each other. */
@@ -60,7 +84,11 @@ export class Channel {
   /** Why a frame could not be taken; the channel is of no more use then. */
   refused: string | null = null;
 
-  readonly #seal: StreamSeal | null;
+  #seal: StreamSeal | null;
+  /** Null when nothing needs to be sent again. */
+  readonly #retained: Retained | null;
+  /** Octets of bodies that were applied and not confirmed. */
+  #unconfirmed = 0;
   /** What is said once the other side's nonce is known. */
   #hello: Frame | null = null;
   readonly #core: Core;
@@ -84,10 +112,17 @@ export class Channel {
       base: bigint;
       connected: boolean;
       seal: StreamSeal | null;
+      session: number;
+      link: number | null;
       nowMs: number;
     },
   ) {
     this.fd = fd;
+    this.session = options.session;
+    this.link = options.link;
+    this.connects = options.link !== null;
+    this.attachedMs = options.nowMs;
+    this.#retained = options.session === 0 ? null : new Retained(BACKLOG_MAX);
     this.#seal = options.seal;
     this.connected = options.connected;
     this.sinceMs = options.nowMs;
@@ -104,7 +139,18 @@ export class Channel {
 
   /** True when no more clients' packets should be read. */
   get isCongested(): boolean {
-    return this.#tail - this.#head > BACKLOG_MAX / 2;
+    const retained = this.#retained?.octets ?? 0;
+    return Math.max(this.#tail - this.#head, retained) > BACKLOG_MAX / 2;
+  }
+
+  /** True when the peer should be told what was applied, though nothing waits for it. */
+  get owesConfirmation(): boolean {
+    return this.#retained !== null && this.#unconfirmed > UNCONFIRMED_MAX;
+  }
+
+  /** True when another connection could take this one's place. */
+  get canResume(): boolean {
+    return this.open && this.session !== 0 && this.refused === null;
   }
 
   /**
@@ -155,6 +201,8 @@ export class Channel {
       }
       if (this.#fill - this.#start < head + bodyLength) return;
       this.#start += head + bodyLength;
+      this.#unconfirmed += bodyLength;
+      if (frame.kind === "data") this.#retained?.confirm(frame.committed);
       handle(frame, at + head);
     }
   }
@@ -168,7 +216,7 @@ export class Channel {
       if (there < NONCE_LENGTH) return false;
       seal.meet(bytes.slice(at, at + NONCE_LENGTH));
       this.#start += NONCE_LENGTH;
-      if (this.#hello !== null) this.send(this.#hello, this.sinceMs);
+      if (this.#hello !== null) this.#say(encodeFrame(this.#hello), this.attachedMs);
       this.#hello = null;
       return false;
     }
@@ -196,9 +244,9 @@ export class Channel {
     }
   }
 
-  /** Says hello on a connection that this side has opened. */
+  /** Says hello, or resume, on a connection that this side has opened. */
   greet(hello: Frame, nowMs: number): void {
-    if (this.#seal === null) return this.send(hello, nowMs);
+    if (this.#seal === null) return this.#say(encodeFrame(hello), nowMs);
     this.#hello = hello;
     this.#queue(this.#seal.nonce, nowMs);
     this.flush(nowMs);
@@ -207,16 +255,75 @@ export class Channel {
   /** Sends a frame without a body. */
   send(frame: Frame, nowMs: number): void {
     const envelope = encodeFrame(frame);
-    const { bytes } = small;
-    bytes[RECORD_HEADER] = envelope.length >> 8;
-    bytes[RECORD_HEADER + 1] = envelope.length;
-    bytes.set(envelope, RECORD_HEADER + 2);
-    const length = 2 + envelope.length;
-    if (this.#seal !== null && !this.#seal.seal(small, length)) return this.close();
-    const start = this.#seal === null ? RECORD_HEADER : 0;
-    this.#queue(bytes.subarray(start, RECORD_HEADER + length), nowMs);
+    // Of the others, what was applied is said again when the channel is resumed.
+    const mustArrive = frame.kind === "handover" || frame.kind === "took";
+    if (mustArrive && !this.#retain(null, framed(envelope))) return;
+    if (this.suspendedSinceMs === null) this.#say(envelope, nowMs);
+  }
+
+  #say(envelope: Uint8Array, nowMs: number): void {
+    this.#queueFrame(framed(envelope), nowMs);
     this.flush(nowMs);
   }
+
+  /** Keeps a frame until it is confirmed; false when that closes the channel. */
+  #retain(seq: number | null, frame: Uint8Array): boolean {
+    if (this.#retained === null || this.#retained.add(seq, frame)) return true;
+    // Cannot happen while the owner heeds isCongested.
+    this.close();
+    return false;
+  }
+
+  // Another connection --------------------------------------------------------------------------
+
+  /** Leaves the connection; what was not confirmed waits for the next. */
+  suspend(nowMs: number): void {
+    if (this.fd >= 0) libc.close(this.fd);
+    this.#seal?.close();
+    this.fd = -1;
+    this.connected = false;
+    this.#hello = null;
+    this.#start = 0;
+    this.#fill = 0;
+    this.#head = 0;
+    this.#tail = 0;
+    this.stalledSinceMs = null;
+    this.suspendedSinceMs ??= nowMs;
+  }
+
+  /** Takes another connection, over which nothing was said yet. */
+  attach(
+    fd: number,
+    options: { seal: StreamSeal | null; connected: boolean; link: number | null; nowMs: number },
+  ): void {
+    this.suspend(options.nowMs);
+    this.fd = fd;
+    this.#seal = options.seal;
+    this.connected = options.connected;
+    this.link = options.link;
+    this.attachedMs = options.nowMs;
+  }
+
+  /**
+   * Goes on: sends what the peer lacks, who has applied message `applied` last. The side that was
+   * asked answers with `answer` first.
+   *
+   * @throws {MessageError} When the peer cannot have applied that.
+   */
+  resume(applied: number, nowMs: number, answer: Frame | null = null): void {
+    const retained = this.#retained!;
+    if (!retained.confirm(applied)) {
+      throw new MessageError(`Cannot resume after message ${applied}: it was not sent`);
+    }
+    if (answer !== null) this.#queueFrame(framed(encodeFrame(answer)), nowMs);
+    for (const frame of retained.frames()) this.#queueFrame(frame, nowMs);
+    this.suspendedSinceMs = null;
+    this.acknowledged = this.applied;
+    this.#unconfirmed = 0;
+    this.flush(nowMs);
+  }
+
+  // Sending -------------------------------------------------------------------------------------
 
   /** Sends the core's message body in `epoch`, and with it what we have applied. */
   sendBody(epoch: number, nowMs: number): void {
@@ -225,12 +332,15 @@ export class Channel {
     const seq = wasm.messageSeq() >>> 0;
     const committed = this.applied;
     const envelope = encodeFrame({ kind: "data", epoch, seq, committed, bodyLength });
-    this.acknowledged = committed;
     let at = wasm.body() - envelope.length - 2;
     bytes[at] = envelope.length >> 8;
     bytes[at + 1] = envelope.length;
     bytes.set(envelope, at + 2);
     let length = 2 + envelope.length + bodyLength;
+    if (!this.#retain(seq, bytes.subarray(at, at + length))) return;
+    if (this.suspendedSinceMs !== null) return wasm.sealed();
+    this.acknowledged = committed;
+    this.#unconfirmed = 0;
     if (this.#seal !== null) {
       at -= RECORD_HEADER;
       const place = { bytes, at, address: this.#base + BigInt(at) };
@@ -249,25 +359,46 @@ export class Channel {
 
   /** Tells the peer what was applied, when it does not know yet. */
   acknowledge(epoch: number, nowMs: number): void {
-    if (this.acknowledged === this.applied) return;
+    if (this.acknowledged === this.applied || this.suspendedSinceMs !== null) return;
     this.acknowledged = this.applied;
+    this.#unconfirmed = 0;
     this.send({ kind: "data", epoch, seq: 0, committed: this.applied, bodyLength: 0 }, nowMs);
   }
 
+  /** Seals a frame, if it is to be, where it waits. */
+  #queueFrame(frame: Uint8Array, nowMs: number): void {
+    if (this.#seal === null) return this.#queue(frame, nowMs);
+    const length = RECORD_HEADER + frame.length;
+    const at = this.#reserve(length, nowMs);
+    if (at === null) return;
+    const { bytes, address } = this.#backlog;
+    bytes.set(frame, at + RECORD_HEADER);
+    const place = { bytes, at, address: address + BigInt(at) };
+    if (!this.#seal.seal(place, frame.length)) return this.close();
+    this.#tail += length;
+  }
+
   #queue(bytes: Uint8Array, nowMs: number): void {
-    if (this.#head > 0 && this.#tail + bytes.length > BACKLOG_MAX) {
+    const at = this.#reserve(bytes.length, nowMs);
+    if (at === null) return;
+    this.#backlog.bytes.set(bytes, at);
+    this.#tail += bytes.length;
+  }
+
+  /** Where `length` octets can wait for the socket; null when that closes the channel. */
+  #reserve(length: number, nowMs: number): number | null {
+    if (this.#head > 0 && this.#tail + length > this.#backlog.bytes.length) {
       this.#backlog.bytes.copyWithin(0, this.#head, this.#tail);
       this.#tail -= this.#head;
       this.#head = 0;
     }
-    if (this.#tail + bytes.length > BACKLOG_MAX) {
+    if (this.#tail + length > this.#backlog.bytes.length) {
       // Cannot happen while the owner heeds isCongested; the stream is broken, so end it.
       this.close();
-      return;
+      return null;
     }
     if (!this.hasBacklog) this.stalledSinceMs = nowMs;
-    this.#backlog.bytes.set(bytes, this.#tail);
-    this.#tail += bytes.length;
+    return this.#tail;
   }
 
   /** Sends from the backlog what the socket takes. */
@@ -290,5 +421,15 @@ export class Channel {
     this.#seal?.close();
     this.fd = -1;
     this.open = false;
+    this.isClosed = true;
   }
+}
+
+/** An envelope after its length: a frame without a body. */
+function framed(envelope: Uint8Array): Uint8Array {
+  const frame = new Uint8Array(2 + envelope.length);
+  frame[0] = envelope.length >> 8;
+  frame[1] = envelope.length;
+  frame.set(envelope, 2);
+  return frame;
 }

@@ -2,7 +2,7 @@
  * greeting.ts - a connection of which nobody knows yet whose it is
  *
  * Theory of operation
- * Who connects says hello: which node it is, and for which service. With keys, each side first says a
+ * Who connects says hello, or resume: which node it is, and for which service. With keys, each side first says a
  * nonce, and the hello comes as a sealed record (seal.ts), so only the peer can have sent it, and only
  * on this connection. Nothing else is done for a stranger: octets are collected until there is a hello.
  *
@@ -19,8 +19,8 @@ import { NONCE_LENGTH, type Place, placeOf, RECORD_HEADER, type StreamSeal } fro
 /** Octets of the longest greeting. */
 export const GREETING_MAX = 2048;
 
-/** The frame that begins a channel. */
-export type Hello = Frame & { kind: "hello" };
+/** The frame that begins a channel, or goes on with one. */
+export type Hello = Frame & { kind: "hello" | "resume" };
 
 /** An accepted connection before its hello. */
 export class Greeting {
@@ -66,7 +66,9 @@ export class Greeting {
     if (end > GREETING_MAX) throw new MessageError(`its hello has ${envelopeLength} octets`);
     if (this.#fill < end) return null;
     const hello = decodeFrame(bytes.slice(start + 2, end));
-    if (hello.kind !== "hello") throw new MessageError(`first frame is ${hello.kind}`);
+    if (hello.kind !== "hello" && hello.kind !== "resume") {
+      throw new MessageError(`first frame is ${hello.kind}`);
+    }
     if (this.#fill !== end) throw new MessageError("octets follow the hello");
     return hello;
   }

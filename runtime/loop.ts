@@ -53,6 +53,7 @@ import {
 } from "./io/socket.ts";
 import { Greeting, type Hello } from "./greeting.ts";
 import { Keyring } from "./protocol/keyring.ts";
+import { linkFor, type LinkProgress } from "./protocol/links.ts";
 import {
   type Beat,
   BEAT_MAX,
@@ -85,6 +86,7 @@ import {
 import { Recoverer } from "./recoverer.ts";
 import { type RefusalKind, Refusals } from "./refusals.ts";
 import { BEAT_HEADER, BeatSeal, placeOf, StreamSeal } from "./seal.ts";
+import { keepUp } from "./resumption.ts";
 import { Spin } from "./spin.ts";
 import type { RecoveryStatus, TakeoverStatus } from "./status.ts";
 
@@ -397,7 +399,7 @@ function wallMs(ms: number): number {
 }
 
 /** One path to the peer. */
-class Link {
+class Link implements LinkProgress {
   readonly local: Endpoint;
   readonly remote: Endpoint;
   readonly text: { local: string; remote: string };
@@ -405,8 +407,10 @@ class Link {
   readonly listener: number;
   readonly seal: BeatSeal | null;
   heardMs: number | null = null;
+  life: number | null = null;
   heardSeq = 0;
   heardAtMs = 0;
+  echoedSeq: number | null = null;
   rttUs: number | null = null;
   readonly #sentMs = new Float64Array(BEATS_KEPT);
 
@@ -426,10 +430,12 @@ class Link {
   /** Returns when the beat was sent that this one echoes; null when that is not known. */
   noteHeard(beat: Beat, nowMs: number, lastSeq: number): number | null {
     this.heardMs = nowMs;
+    this.life = beat.incarnation;
     this.heardSeq = beat.seq;
     this.heardAtMs = nowMs;
     const sentMs = this.#sentMs[beat.echoSeq % BEATS_KEPT];
     if (((lastSeq - beat.echoSeq) >>> 0) >= BEATS_KEPT || sentMs === 0) return null;
+    this.echoedSeq = beat.echoSeq;
     const rttUs = (nowMs - sentMs) * 1000 - beat.echoDelayUs;
     if (rttUs >= 0 && rttUs <= 10_000_000) {
       this.rttUs = this.rttUs === null ? rttUs : this.rttUs + (rttUs - this.rttUs) / 8;
@@ -970,7 +976,9 @@ class DataLoop {
   }
 
   /** Takes a standby's hello: from now on it counts. */
-  #welcome({ fd, seal }: Greeting, hello: Hello, nowMs: number): void {
+  #welcome(greeting: Greeting, hello: Hello, nowMs: number): void {
+    if (hello.kind === "resume") return this.#resume(greeting, hello, nowMs);
+    const { fd, seal } = greeting;
     const service = this.#services.find((s) => s.options.name === hello.service);
     const refusal = service === undefined
       ? `no service "${hello.service}" here`
@@ -987,7 +995,15 @@ class DataLoop {
     }
     if (service.channel !== null) this.#closeChannel(service, "a new one replaces it", nowMs);
     const { core, options, replica } = service;
-    const channel = new Channel(fd, { core, base: service.base, connected: true, seal, nowMs });
+    const channel = new Channel(fd, {
+      core,
+      base: service.base,
+      connected: true,
+      seal,
+      session: this.#links.length > 1 ? hello.session : 0,
+      link: null,
+      nowMs,
+    });
     service.channel = channel;
     channel.open = true;
     channel.epoch = replica.epoch;
@@ -1012,23 +1028,75 @@ class DataLoop {
     });
   }
 
+  /** The peer goes on with its channel on another connection. */
+  #resume({ fd, seal }: Greeting, asked: Hello & { kind: "resume" }, nowMs: number): void {
+    const service = this.#services.find((s) => s.options.name === asked.service);
+    const channel = service?.channel ?? null;
+    const isKnown = channel !== null && channel.canResume && channel.session === asked.session;
+    if (!isKnown || asked.node !== this.#options.peer?.name || asked.epoch < channel.epoch) {
+      this.#log("info", "resumption refused", { service: asked.service, epoch: asked.epoch });
+      seal?.close();
+      libc.close(fd);
+      return;
+    }
+    channel.attach(fd, { seal, connected: true, link: null, nowMs });
+    service!.core.wasm.committed(asked.applied);
+    const { epoch } = service!.replica;
+    channel.resume(asked.applied, nowMs, { kind: "resumed", epoch, applied: channel.applied });
+    this.#log("info", "channel resumed", { service: asked.service });
+  }
+
+  /** A channel between several links outlives its connection; any other one is closed. */
+  #noteBroken(service: Service, why: string, nowMs: number): void {
+    const channel = service.channel!;
+    // Closed after our greeting: the other side knows of no such channel.
+    const isRefused = channel.suspendedSinceMs !== null && channel.connected;
+    if (!channel.canResume || isRefused) return this.#closeChannel(service, why, nowMs);
+    channel.suspend(nowMs);
+    this.#log("info", "channel suspended", { service: service.options.name, why });
+  }
+
+  #keepUp(service: Service, channel: Channel, nowMs: number): void {
+    const { heartbeatMs, detect } = this.#options;
+    const why = keepUp(channel, {
+      links: this.#links,
+      detect,
+      heartbeatMs,
+      nowMs,
+      connect: (index) => {
+        const fd = this.#connectOver(this.#links[index]);
+        if (fd === null) return;
+        channel.attach(fd, { seal: this.#streamSeal(true), connected: false, link: index, nowMs });
+      },
+      log: (text, fields) => this.#log("info", text, { service: service.options.name, ...fields }),
+    });
+    if (why !== null) this.#closeChannel(service, why, nowMs);
+  }
+
+  /** Begins a connection; null when the link refuses at once. */
+  #connectOver(link: Link): number | null {
+    try {
+      return connectTcp({ address: link.local.address, port: 0 }, link.remote);
+    } catch (error) {
+      this.#log("debug", "cannot open a channel", { why: (error as Error).message });
+      return null;
+    }
+  }
+
   #connect(service: Service, nowMs: number): void {
     if (service.channel !== null || nowMs < service.nextConnectMs) return;
     if (this.#keyring !== null && this.#keyring.sendId === null) return;
     service.nextConnectMs = nowMs + RECONNECT_MS;
-    const link = this.#links[service.attempt++ % this.#links.length];
-    let fd: number;
-    try {
-      fd = connectTcp({ address: link.local.address, port: 0 }, link.remote);
-    } catch (error) {
-      this.#log("debug", "cannot open a channel", { why: (error as Error).message });
-      return;
-    }
+    const index = linkFor(service.attempt++, this.#links, this.#options.detect);
+    const fd = this.#connectOver(this.#links[index]);
+    if (fd === null) return;
     service.channel = new Channel(fd, {
       core: service.core,
       base: service.base,
       connected: false,
       seal: this.#streamSeal(true),
+      session: this.#links.length > 1 ? crypto.getRandomValues(new Uint32Array(1))[0] : 0,
+      link: index,
       nowMs,
     });
   }
@@ -1036,11 +1104,22 @@ class DataLoop {
   #finishConnect(service: Service, channel: Channel, nowMs: number): void {
     const trouble = socketError(channel.fd);
     if (trouble !== 0) {
-      this.#closeChannel(service, `connecting failed with error ${trouble}`, nowMs);
+      this.#noteBroken(service, `connecting failed with error ${trouble}`, nowMs);
       return;
     }
     channel.connected = true;
     const { options } = service;
+    if (channel.open) {
+      channel.greet({
+        kind: "resume",
+        node: this.#options.node,
+        service: options.name,
+        epoch: service.replica.epoch,
+        session: channel.session,
+        applied: channel.applied,
+      }, nowMs);
+      return;
+    }
     service.replica.handleGreeting();
     channel.greet({
       kind: "hello",
@@ -1050,6 +1129,7 @@ class DataLoop {
       mtu: options.mtu,
       logLimit: options.logLimit,
       capacity: options.capacity,
+      session: channel.session,
     }, nowMs);
   }
 
@@ -1116,7 +1196,19 @@ class DataLoop {
         }
         return;
       case "took":
-        this.#finishSwitch(service, nowMs);
+        // One that was sent again may be of the switch before.
+        if (frame.epoch === replica.epoch) this.#finishSwitch(service, nowMs);
+        return;
+      case "resumed":
+        if (channel.suspendedSinceMs === null || frame.epoch < channel.epoch) {
+          throw new MessageError(`resumed in epoch ${frame.epoch} out of turn`);
+        }
+        wasm.committed(frame.applied);
+        channel.resume(frame.applied, nowMs);
+        this.#log("info", "channel resumed", {
+          service: options.name,
+          link: this.#links[channel.link!].text.local,
+        });
         return;
       default:
         throw new MessageError(`frame ${frame.kind} out of turn`);
@@ -1137,7 +1229,9 @@ class DataLoop {
         busy = true;
         this.#handleFrame(service, channel!, frame, body);
       });
-      if (trouble !== null) this.#closeChannel(service, trouble, nowMs);
+      if (trouble !== null && service.channel === channel) {
+        this.#noteBroken(service, trouble, nowMs);
+      }
       channel = service.channel;
       this.#beatIfDue();
     }
@@ -1186,8 +1280,8 @@ class DataLoop {
       return;
     }
     if (wasm.bodyLength() > 0) channel.sendBody(replica.epoch, nowMs);
-    else if (ackDue) channel.acknowledge(replica.epoch, nowMs);
-    if (channel.fd < 0) this.#closeChannel(service, "its backlog is full", nowMs);
+    else if (ackDue || channel.owesConfirmation) channel.acknowledge(replica.epoch, nowMs);
+    if (channel.isClosed) this.#closeChannel(service, "its backlog is full", nowMs);
   }
 
   /** Writes the output list; an entry starts as the iovec that writev(2) wants. */
@@ -1224,7 +1318,7 @@ class DataLoop {
         this.#closeChannel(service, "no greeting came", nowMs);
       } else if (channel.stalledSinceMs !== null && nowMs - channel.stalledSinceMs > STALL_MS) {
         this.#closeChannel(service, `the peer took nothing for ${STALL_MS} ms`, nowMs);
-      }
+      } else this.#keepUp(service, channel, nowMs);
     }
     const hung = service.core.wasm.hangs() !== 0;
     if (service.appHung && !hung) {

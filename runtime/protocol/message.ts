@@ -15,12 +15,15 @@
  *               echoSeq: u32, echoDelayUs: u32, [* service]]
  *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1, asking: 0/1, voided: u32]
  *   hello    = [version, 1, node: tstr, service: tstr, epoch: u32, mtu: uint, logLimit: uint,
- *               capacity: uint]                       ; standby, first frame
+ *               capacity: uint, session: u32]         ; standby, first frame
  *   welcome  = [version, 2, node: tstr, epoch: u32, mtu: uint, logLimit: uint, capacity: uint]
  *   data     = [version, 3, epoch: u32, seq: u32, committed: u32, bodyLength: uint]
  *   handover = [version, 4, epoch: u32, reason: tstr] ; old primary: go on in this epoch
  *   took     = [version, 5, epoch: u32]               ; new primary: the address is mine
  *   refuse   = [version, 6, why: tstr]
+ *   resume   = [version, 7, node: tstr, service: tstr, epoch: u32, session: u32, applied: u32]
+ *                                                     ; who said hello, first frame
+ *   resumed  = [version, 8, epoch: u32, applied: u32]
  *   version  = 1
  *
  * Decoding trusts nothing: before cbor-x sees an item, a scan admits only unsigned integers, short
@@ -53,6 +56,8 @@ export const Kind = {
   handover: 4,
   took: 5,
   refuse: 6,
+  resume: 7,
+  resumed: 8,
 } as const;
 
 /** Roles in beats. */
@@ -104,6 +109,8 @@ export type Frame =
     mtu: number;
     logLimit: number;
     capacity: number;
+    /** Names the channel when it is resumed on another connection; 0 when it cannot be. */
+    session: number;
   }
   | {
     kind: "welcome";
@@ -116,7 +123,17 @@ export type Frame =
   | { kind: "data"; epoch: number; seq: number; committed: number; bodyLength: number }
   | { kind: "handover"; epoch: number; reason: string }
   | { kind: "took"; epoch: number }
-  | { kind: "refuse"; why: string };
+  | { kind: "refuse"; why: string }
+  /** The channel goes on here; `applied` is the last message whose body was applied. */
+  | {
+    kind: "resume";
+    node: string;
+    service: string;
+    epoch: number;
+    session: number;
+    applied: number;
+  }
+  | { kind: "resumed"; epoch: number; applied: number };
 
 /** A message that is not one of ours: the sender is broken, old or hostile. */
 export class MessageError extends Error {
@@ -161,6 +178,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
         frame.mtu,
         frame.logLimit,
         frame.capacity,
+        frame.session,
       ]);
     case "welcome":
       return encoder.encode([
@@ -187,6 +205,18 @@ export function encodeFrame(frame: Frame): Uint8Array {
       return encoder.encode([VERSION, Kind.took, frame.epoch]);
     case "refuse":
       return encoder.encode([VERSION, Kind.refuse, shortened(frame.why)]);
+    case "resume":
+      return encoder.encode([
+        VERSION,
+        Kind.resume,
+        frame.node,
+        frame.service,
+        frame.epoch,
+        frame.session,
+        frame.applied,
+      ]);
+    case "resumed":
+      return encoder.encode([VERSION, Kind.resumed, frame.epoch, frame.applied]);
   }
 }
 
@@ -249,7 +279,7 @@ export function decodeFrame(bytes: Uint8Array): Frame {
         bodyLength: u32(items[5], "bodyLength"),
       };
     case Kind.hello:
-      expectKind(items, Kind.hello, 8);
+      expectKind(items, Kind.hello, 9);
       return {
         kind: "hello",
         node: text(items[2], "node"),
@@ -258,6 +288,7 @@ export function decodeFrame(bytes: Uint8Array): Frame {
         mtu: u32(items[5], "mtu"),
         logLimit: u32(items[6], "logLimit"),
         capacity: u32(items[7], "capacity"),
+        session: u32(items[8], "session"),
       };
     case Kind.welcome:
       expectKind(items, Kind.welcome, 7);
@@ -282,6 +313,23 @@ export function decodeFrame(bytes: Uint8Array): Frame {
     case Kind.refuse:
       expectKind(items, Kind.refuse, 3);
       return { kind: "refuse", why: text(items[2], "why") };
+    case Kind.resume:
+      expectKind(items, Kind.resume, 7);
+      return {
+        kind: "resume",
+        node: text(items[2], "node"),
+        service: text(items[3], "service"),
+        epoch: u32(items[4], "epoch"),
+        session: u32(items[5], "session"),
+        applied: u32(items[6], "applied"),
+      };
+    case Kind.resumed:
+      expectKind(items, Kind.resumed, 4);
+      return {
+        kind: "resumed",
+        epoch: u32(items[2], "epoch"),
+        applied: u32(items[3], "applied"),
+      };
     default:
       throw new MessageError(`Cannot decode a frame: its kind is ${items[1]}`);
   }

@@ -25,80 +25,19 @@ import { parseAddress } from "../../runtime/io/address.ts";
 import { Announcer } from "../../runtime/io/announce.ts";
 import { inNamespace } from "../../runtime/io/netns.ts";
 import { Netlink } from "../../runtime/io/netlink.ts";
-import { Capture, traceTcp } from "./capture.ts";
-import { netTest, type NetTestContext, sleep, until } from "./conditions.ts";
-import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
-import { assertOneVoice } from "./one_voice.ts";
+import { traceTcp } from "./capture.ts";
+import { netTest, type NetTestContext, sleep } from "./conditions.ts";
+import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { startProcess } from "./process.ts";
+import {
+  judgements,
+  roleOf,
+  throughFault,
+  TIMEOUT_MS,
+  waitRole,
+  WORKLOAD,
+} from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
-
-/**
- * All of the usual mix but "server-fin", which asks for a hash on a second connection: a server that
- * has lost the first one, because its host followed anew, cannot know it.
- */
-const WORKLOAD = {
-  mix: MIX.filter((kind) => kind !== "server-fin"),
-  connections: 12,
-  durationMs: 5000,
-  momentMs: 1500,
-  silentMs: 4000,
-  rate: 2_000_000,
-};
-const TIMEOUT_MS = 60_000;
-/** What a test does with a running site. */
-interface Scene {
-  site: Site;
-  primary: HostName;
-  standby: HostName;
-}
-
-/** Runs the mixed client through `fault`, and asserts that it noticed nothing and heard one voice. */
-async function throughFault(
-  context: NetTestContext,
-  options: Partial<SiteOptions> & { longSilence?: boolean },
-  fault: (scene: Scene) => Promise<void>,
-  after: (scene: Scene) => Promise<void> = () => Promise.resolve(),
-): Promise<void> {
-  await withSite(context, { witness: true, run: mixedServer(), ...options }, async (site) => {
-    await site.waitProtected();
-    const capture = await site.startCapture();
-    const wire = await Capture.start({
-      namespace: site.topology.switch.netns,
-      interfaceName: "br0",
-      directory: context.directory,
-      filter: "tcp or arp or icmp6",
-    });
-    const workload = await site.startWorkload({ ...WORKLOAD, seed: context.random.seed() });
-    const primary = await site.primary();
-    const scene = { site, primary, standby: site.other(primary) };
-    await workload.go();
-    await sleep(WORKLOAD.momentMs);
-    const faultMs = Date.now();
-    await fault(scene);
-    await workload.mustSucceed(TIMEOUT_MS);
-    await after(scene);
-    const dropped = await capture.stop() + await wire.stop();
-    const hasLongSilence = options.longSilence;
-    assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence });
-    assertOneVoice(wire.path, site.address);
-  });
-}
-
-async function roleOf(site: Site, host: HostName): Promise<string> {
-  return (await site.service(host)).role;
-}
-
-async function waitRole(site: Site, host: HostName, role: string): Promise<void> {
-  await until(async () => await roleOf(site, host) === role, {
-    what: `${host} to be ${role}`,
-    timeoutMs: 20_000,
-  });
-}
-
-async function judgements(site: Site, host: HostName): Promise<string[]> {
-  return (await site.service(host)).judgements.map(({ judgement }) => judgement);
-}
 
 netTest("a standby takes over a crashed host when the witness grants it", [], async (context) => {
   await throughFault(context, {}, async ({ site, primary }) => {

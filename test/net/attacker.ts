@@ -161,6 +161,7 @@ function speech(): Uint8Array {
         mtu: 1500,
         logLimit: 1 << 20,
         capacity: 1000,
+        session: 1,
       }));
     default:
       return Uint8Array.of(...noise.subarray(0, 32), ...heard.flatMap((octets) => [...octets]));

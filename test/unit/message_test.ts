@@ -86,24 +86,38 @@ const FRAMES: Frame[] = [
     mtu: 1500,
     logLimit: 8 << 20,
     capacity: 65536,
+    session: 0xfffffffe,
   },
   { kind: "welcome", node: "a", epoch: 3, mtu: 9000, logLimit: 1 << 30, capacity: 4_000_000 },
   { kind: "data", epoch: 1, seq: 0xffffffff, committed: 0, bodyLength: 4 << 20 },
   { kind: "handover", epoch: 256, reason: "switch" },
   { kind: "took", epoch: 65536 },
   { kind: "refuse", why: "no service of that name" },
+  { kind: "resume", node: "b", service: "web", epoch: 3, session: 7, applied: 0xffffffff },
+  { kind: "resumed", epoch: 3, applied: 0 },
 ];
 
 const SERVICE_TYPES: FieldType[] = ["text", "role", "u32", "bit", "bit", "u32"];
 const FRAME_TYPES: Record<Frame["kind"], FieldType[]> = {
-  hello: ["text", "text", "u32", "u32", "u32", "u32"],
+  hello: ["text", "text", "u32", "u32", "u32", "u32", "u32"],
   welcome: ["text", "u32", "u32", "u32", "u32"],
   data: ["u32", "u32", "u32", "u32"],
   handover: ["u32", "text"],
   took: ["u32"],
   refuse: ["text"],
+  resume: ["text", "text", "u32", "u32", "u32"],
+  resumed: ["u32", "u32"],
 };
-const FRAME_KINDS: Frame["kind"][] = ["hello", "welcome", "data", "handover", "took", "refuse"];
+const FRAME_KINDS: Frame["kind"][] = [
+  "hello",
+  "welcome",
+  "data",
+  "handover",
+  "took",
+  "refuse",
+  "resume",
+  "resumed",
+];
 
 function frameSample(frame: Frame): Sample {
   const { kind, ...fields } = frame;

@@ -1,0 +1,87 @@
+/**
+ * through_fault.ts - the mixed client runs through a fault, and must notice nothing and hear one voice
+ *
+ * The switch's capture must show frames from the service address from one card, then from the other,
+ * and never from the first again.
+ */
+import { Capture, traceTcp } from "./capture.ts";
+import { type NetTestContext, sleep, until } from "./conditions.ts";
+import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
+import { assertOneVoice } from "./one_voice.ts";
+import { assertUnbroken } from "./verdict.ts";
+import { MIX } from "./workload.ts";
+
+/**
+ * All of the usual mix but "server-fin", which asks for a hash on a second connection: a server that
+ * has lost the first one, because its host followed anew, cannot know it.
+ */
+export const WORKLOAD = {
+  mix: MIX.filter((kind) => kind !== "server-fin"),
+  connections: 12,
+  durationMs: 5000,
+  momentMs: 1500,
+  silentMs: 4000,
+  rate: 2_000_000,
+};
+/** How long the mixed client may take, milliseconds. */
+export const TIMEOUT_MS = 60_000;
+
+/** A running site, and who is what when the fault strikes. */
+export interface Scene {
+  /** Where. */
+  site: Site;
+  /** The primary. */
+  primary: HostName;
+  /** The standby. */
+  standby: HostName;
+}
+
+/** Runs the mixed client through `fault`, and asserts that it noticed nothing and heard one voice. */
+export async function throughFault(
+  context: NetTestContext,
+  options: Partial<SiteOptions> & { longSilence?: boolean },
+  fault: (scene: Scene) => Promise<void>,
+  after: (scene: Scene) => Promise<void> = () => Promise.resolve(),
+): Promise<void> {
+  await withSite(context, { witness: true, run: mixedServer(), ...options }, async (site) => {
+    await site.waitProtected();
+    const capture = await site.startCapture();
+    const wire = await Capture.start({
+      namespace: site.topology.switch.netns,
+      interfaceName: "br0",
+      directory: context.directory,
+      filter: "tcp or arp or icmp6",
+    });
+    const workload = await site.startWorkload({ ...WORKLOAD, seed: context.random.seed() });
+    const primary = await site.primary();
+    const scene = { site, primary, standby: site.other(primary) };
+    await workload.go();
+    await sleep(WORKLOAD.momentMs);
+    const faultMs = Date.now();
+    await fault(scene);
+    await workload.mustSucceed(TIMEOUT_MS);
+    await after(scene);
+    const dropped = await capture.stop() + await wire.stop();
+    const hasLongSilence = options.longSilence;
+    assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence });
+    assertOneVoice(wire.path, site.address);
+  });
+}
+
+/** A host's role. */
+export async function roleOf(site: Site, host: HostName): Promise<string> {
+  return (await site.service(host)).role;
+}
+
+/** Waits until a host has a role. */
+export async function waitRole(site: Site, host: HostName, role: string): Promise<void> {
+  await until(async () => await roleOf(site, host) === role, {
+    what: `${host} to be ${role}`,
+    timeoutMs: 20_000,
+  });
+}
+
+/** What a host has judged, oldest first. */
+export async function judgements(site: Site, host: HostName): Promise<string[]> {
+  return (await site.service(host)).judgements.map(({ judgement }) => judgement);
+}
