@@ -89,7 +89,7 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
   if (state().role == Role.Standby) {
     if (reason == Reason.Diverged) writeDiverged(c, divergedAt);
     else writeFail(indexOf(c), c.generation, reason);
-  } else if (has(c, Flag.Logged)) {
+  } else {
     // No server will ever speak for it again: the client is told.
     c.flags = (c.flags & ~(<u32> Flag.Logged)) | Flag.ResetHeld;
     markPump(c);
@@ -98,8 +98,8 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
 }
 
 /**
- * Takes a piece of the client's stream into the log. Returns false when it cannot be kept, after
- * which the leg is failed.
+ * Takes a piece of the client's stream into the log. Returns false when it cannot be kept: then the leg is
+ * failed, but on a primary whose client has it still and is merely not told that it has come.
  */
 export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: bool): bool {
   if (c.leg >= Leg.Dead) return false;
@@ -115,6 +115,14 @@ export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: b
   }
   const fresh = cover(c, seq, end, from, inputLog(c));
   if (fresh < 0) {
+    if (!logged && state().role == Role.Primary) {
+      // The client will say it again. What came early must not keep the place that is needed before it.
+      if (c.legAck == c.rcvNxt) {
+        clearRanges(c);
+        clear(inputLog(c));
+      }
+      return false;
+    }
     failLeg(c, fresh == -1 ? Reason.LogMemory : Reason.TooManyRanges);
     return false;
   }
