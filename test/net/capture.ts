@@ -138,6 +138,11 @@ export interface ConnectionTrace {
   serverIsns: number;
   /** RST segments from the client. */
   clientRsts: number;
+  /**
+   * Those with which its kernel, for which all was over, answered a second ACK of its repeated FIN: the other
+   * side is in TIME-WAIT and answers each (RFC 9293 section 3.10.7.4).
+   */
+  clientRstsAfterEnd: number;
   /** RST segments from the server. */
   serverRsts: number;
   /** Those that came when both FINs had been sent and the client had acknowledged the server's. */
@@ -434,6 +439,8 @@ class ConnectionTracer {
   #serverTsval?: number;
   /** SEG.ACK that acknowledges the server's FIN. */
   #serverEnd?: number;
+  /** SEG.ACK that acknowledges the client's FIN. */
+  #clientEnd?: number;
   #isOver = false;
   /** Holes as [start, end) in sequence numbers, oldest first. */
   #holes: [number, number][] = [];
@@ -447,6 +454,7 @@ class ConnectionTracer {
       serverSynAcks: 0,
       serverIsns: 0,
       clientRsts: 0,
+      clientRstsAfterEnd: 0,
       serverRsts: 0,
       serverRstsAfterEnd: 0,
       serverRstMs: NaN,
@@ -487,8 +495,15 @@ class ConnectionTracer {
       this.#clientIsns.add(segment.seq);
       if (trace.serverSynAcks > 0) trace.clientSynsAfterSynAck++;
     } else if ((segment.flags & RST) === 0 && segment.window === 0) trace.clientZeroWindows++;
-    if ((segment.flags & RST) !== 0) trace.clientRsts++;
-    if ((segment.flags & FIN) !== 0) trace.clientFins++;
+    if ((segment.flags & RST) !== 0) {
+      trace.clientRsts++;
+      const isAcknowledged = this.#isOver && this.#serverAck === this.#clientEnd;
+      if (isAcknowledged && trace.clientFins > 1) trace.clientRstsAfterEnd++;
+    }
+    if ((segment.flags & FIN) !== 0) {
+      trace.clientFins++;
+      this.#clientEnd = (segment.seq + segment.payloadLength + 1) >>> 0;
+    }
     if (trace.clientFins > 0 && segment.ack === this.#serverEnd) this.#isOver = true;
     trace.clientOctetsSent += segment.payloadLength;
   }

@@ -78,7 +78,8 @@ function faultsOf(connection: ConnectionTrace, options: VerdictOptions): string[
       `server), first ${describeTime(serverRstMs, options)}`,
   );
   const mayReset = options.hasLongSilence === true && clientFins > 0;
-  expect(connection.clientRsts === 0 || mayReset, `${connection.clientRsts} RST from the client`);
+  const { clientRsts, clientRstsAfterEnd } = connection;
+  expect(clientRsts === clientRstsAfterEnd || mayReset, `${clientRsts} RST from the client`);
   expect(
     connection.clientIsns === 1,
     `${connection.clientIsns} initial sequence numbers of client`,

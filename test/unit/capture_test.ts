@@ -148,6 +148,22 @@ Deno.test("traceTcp() tells a RST after the end from one that ends a connection"
   assert.deepEqual([early.serverRsts, early.serverRstsAfterEnd], [1, 0]);
 });
 
+Deno.test("traceTcp() tells a RST that answers a second ACK of a repeated FIN", () => {
+  const fin: Made = { from: "client", flags: FIN | ACK, seq: 0xffff_fff1, ack: 0xffff_ff02 };
+  const begin: Made[] = [...handshake(), { flags: FIN | ACK, seq: 0xffff_ff01, ack: 0xffff_fff1 }];
+  const end: Made[] = [
+    { seq: 0xffff_ff02, ack: 0xffff_fff2 },
+    { from: "client", flags: RST, seq: 0xffff_fff2 },
+  ];
+  const count = (segments: Made[]) => {
+    const [{ clientRsts, clientRstsAfterEnd }] = trace(segments);
+    return [clientRsts, clientRstsAfterEnd];
+  };
+  assert.deepEqual(count([...begin, fin, fin, ...end]), [1, 1]);
+  assert.deepEqual(count([...begin, fin, ...end]), [1, 0]);
+  assert.deepEqual(count([...begin, fin, fin, end[1]]), [1, 0]);
+});
+
 Deno.test("traceTcp() sees another connection in ports that are used again after the end", () => {
   const ending: Made[] = [
     ...handshake(),
