@@ -49,7 +49,7 @@ import {
 } from "./output";
 import { adoptOutput, digestParked, provenEnd, resetClient, yieldOutput } from "./comparing";
 import { isFinDue, isGone, refuse } from "./ending";
-import { enterFed, failLeg, owes, pump } from "./feeder";
+import { enterFed, owes, pump } from "./feeder";
 import { arm, leave } from "./recovery";
 
 /**
@@ -242,11 +242,8 @@ export function demote(): void {
       continue;
     }
     c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.FinHeld));
-    if (owes(c)) {
-      // Our server will not repeat it, and of the new primary's we could not follow where it is.
-      failLeg(c, Reason.LegStalled);
-      continue;
-    }
+    // Our server will not repeat what we owe; the next primary here must have it.
+    if (owes(c)) c.parkBase = c.cliAck;
     c.reason = isAccepted(c) ? Reason.None : Reason.Pending;
     yieldOutput(c);
     if (has(c, Flag.ServerFin)) markDirty(c);
