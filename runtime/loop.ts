@@ -882,11 +882,17 @@ class DataLoop {
       const nowMs = performance.now();
       const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
       heard = true;
+      const { incarnation } = this.#peerLife;
       if (!this.#isNews(beat, nowMs)) continue;
+      const isReborn = incarnation !== -1 && incarnation !== beat.incarnation;
       const token = beat.incarnation.toString(16);
       for (const said of beat.services) {
         const service = this.#services.find((s) => s.options.name === said.name);
         if (service !== undefined) {
+          // TCP tells nobody that a host has lost its power, while nothing is sent to it.
+          if (isReborn && service.replica.role === "standby") {
+            this.#closeChannel(service, "the peer has started again", nowMs);
+          }
           service.peerReady = said.ready;
           this.#perform(
             service,
@@ -1523,7 +1529,8 @@ class DataLoop {
     const connections = wasm.promote(peerStays ? 1 : 0);
     const adoptedMs = performance.now();
     service.claim.claim();
-    service.claim.announce();
+    // Stopped since the arbiter's word, we may have lost it: neighbours are not to be drawn here.
+    if (replica.maySpeak(performance.now())) service.claim.announce();
     const claimedMs = performance.now();
     let firstByteMs = 0;
     let more = true;
