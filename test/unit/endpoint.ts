@@ -11,7 +11,7 @@
  *
  *   closed ──connect()──> synSent ──SYN-ACK──> open       listen() ──SYN──> synReceived ──ACK──> open
  *
- * Streams are at most STREAM_MAX octets; sequence numbers may start anywhere.
+ * Streams are at most STREAM_MAX octets, or as many as the options say; sequence numbers may start anywhere.
  *
  * Sources: RFC 9293 section 3.10, RFC 7323 sections 2 and 5, RFC 5961 section 3.2, RFC 6928.
  */
@@ -58,6 +58,8 @@ export interface EndpointOptions {
   slowStart: boolean;
   /** Milliseconds. */
   clock: () => number;
+  /** Longest stream of one direction, octets; STREAM_MAX if not given. */
+  streamMax?: number;
 }
 
 /** Where an endpoint stands. */
@@ -78,9 +80,9 @@ export class Endpoint {
   /** Segments that PAWS dropped. */
   oldStamps = 0;
   readonly #options: EndpointOptions;
-  readonly #in = new Uint8Array(STREAM_MAX);
-  readonly #have = new Uint8Array(STREAM_MAX);
-  readonly #out = new Uint8Array(STREAM_MAX);
+  readonly #in: Uint8Array;
+  readonly #have: Uint8Array;
+  readonly #out: Uint8Array;
   #outLength = 0;
   #closing = false;
   /** Offsets from ISS + 1 and IRS + 1, so that nothing wraps. */
@@ -108,7 +110,11 @@ export class Endpoint {
   constructor(options: EndpointOptions) {
     this.#options = options;
     this.window = options.window;
-    this.#congestionWindow = options.slowStart ? INITIAL_SEGMENTS * options.mss : STREAM_MAX;
+    const { streamMax = STREAM_MAX } = options;
+    this.#in = new Uint8Array(streamMax);
+    this.#have = new Uint8Array(streamMax);
+    this.#out = new Uint8Array(streamMax);
+    this.#congestionWindow = options.slowStart ? INITIAL_SEGMENTS * options.mss : streamMax;
   }
 
   /** The stream received so far. */

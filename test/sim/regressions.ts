@@ -1,0 +1,33 @@
+/**
+ * regressions.ts - seeds whose schedules once found something; each runs in every test run
+ *
+ * A schedule follows from its seed and from the code of this directory: when that changes, an old
+ * seed plays another schedule. So a bug in core or runtime gets a test of its own as well.
+ */
+
+/** A seed, and what it had found. */
+export interface Regression {
+  /** For `runSchedule()`. */
+  seed: number;
+  /** What was wrong, and where. */
+  found: string;
+}
+
+/** All of them, oldest first. */
+export const REGRESSIONS: readonly Regression[] = [
+  {
+    seed: 6,
+    found:
+      "core/segment/feeder.ts: with commit = ack, a record whose last ACK was our own never closed",
+  },
+  {
+    seed: 26,
+    found:
+      "runtime/loop.ts: a host stopped before its takeover announced the address without a voice",
+  },
+  {
+    seed: 67,
+    found:
+      "runtime/loop.ts: a standby kept its channel to a host that had lost its power, for good",
+  },
+];

@@ -1,0 +1,96 @@
+/**
+ * sim.ts - the command `deno task sim`: play random schedules until one fails or time is up
+ *
+ * Usage: deno task sim [--seed N] [--minutes M] [--schedules K]
+ *   --seed N       play schedule N alone, or with --schedules the K that follow from it
+ *   --minutes M    go on with fresh ones for so long
+ *   --schedules K  play so many (200 if nothing is given)
+ *
+ * A failing schedule prints what broke, the last lines of its trace, and the command that repeats it.
+ * Exit status: 0 all held, 1 one did not, 2 wrong use.
+ */
+import { parseArgs } from "node:util";
+import { Random } from "../net/random.ts";
+import { runSchedule } from "./schedule.ts";
+
+const SCHEDULES = 200;
+const SEED_MAX = 0xffffffff;
+const USAGE = "usage: deno task sim [--seed N] [--minutes M] [--schedules K]";
+
+/** Numbers of the command line; null for those not given. */
+interface Wish {
+  seed: number | null;
+  minutes: number | null;
+  schedules: number | null;
+}
+
+/** Reads the command line; throws when it makes no sense. */
+function readWish(args: string[]): Wish {
+  const { values } = parseArgs({
+    args,
+    options: {
+      seed: { type: "string" },
+      minutes: { type: "string" },
+      schedules: { type: "string" },
+    },
+  });
+  const number = (name: keyof Wish, most: number, isWhole: boolean) => {
+    const text = values[name];
+    if (text === undefined) return null;
+    const value = Number(text);
+    if (text !== "" && value >= 0 && value <= most && (!isWhole || Number.isInteger(value))) {
+      return value;
+    }
+    throw new RangeError(
+      `Cannot use --${name} ${text}: allowed is a ${isWhole ? "whole " : ""}number up to ${most}`,
+    );
+  };
+  return {
+    seed: number("seed", SEED_MAX, true),
+    minutes: number("minutes", 10_000, false),
+    schedules: number("schedules", 1e9, true),
+  };
+}
+
+function main(args: string[]): number {
+  let wish: Wish;
+  try {
+    wish = readWish(args);
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${USAGE}`);
+    return 2;
+  }
+  const { minutes } = wish;
+  const alone = wish.seed !== null && wish.schedules === null && minutes === null;
+  const most = alone ? 1 : wish.schedules ?? (minutes === null ? SCHEDULES : Infinity);
+  const first = wish.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
+  const seeds = new Random(first);
+  const startMs = performance.now();
+  const endMs = minutes === null ? Infinity : startMs + minutes * 60_000;
+  if (!alone) console.log(`seed ${first}`);
+  const sums = { schedules: 0, takeovers: 0, done: 0, lost: 0 };
+  while (sums.schedules < most && performance.now() < endMs) {
+    const seed = alone ? first : seeds.seed();
+    const { violation, trace, digest, takeovers, done, lost } = runSchedule(seed);
+    if (violation !== null) {
+      console.error(trace.join("\n"));
+      console.error(`\n${violation.stack}\n\nrepeat it: deno task sim --seed ${seed}`);
+      return 1;
+    }
+    if (alone) console.log(`digest ${digest}`);
+    sums.schedules++;
+    sums.takeovers += takeovers;
+    sums.done += done;
+    sums.lost += lost;
+  }
+  const tookMs = performance.now() - startMs;
+  console.log(
+    `${sums.schedules} schedules held, ${
+      (tookMs / Math.max(1, sums.schedules)).toFixed(1)
+    } ms each: ` +
+      `${sums.takeovers} takeovers, ${sums.done} connections ended well, ${sums.lost} lost with an excuse`,
+  );
+  return 0;
+}
+
+if (import.meta.main) Deno.exit(main(Deno.args));

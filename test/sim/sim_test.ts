@@ -1,0 +1,80 @@
+/**
+ * sim_test.ts - simulated schedules hold, seeds repeat, and every checker finds what it is there for
+ *
+ * Fixed schedules are the same in every run; fresh ones print the seed they follow from. HOLDFAST_SIM
+ * is how many schedules of each run (SCHEDULES if not set); without it, ten times the share of
+ * HOLDFAST_REPEAT.
+ */
+import { ok, strictEqual } from "node:assert/strict";
+import { Random } from "../net/random.ts";
+import { Violation } from "./checks/check.ts";
+import type { Mutant } from "./host.ts";
+import { REGRESSIONS } from "./regressions.ts";
+import { runSchedule } from "./schedule.ts";
+
+const SCHEDULES = 200;
+/** Every mutant must be found among so many schedules. */
+const MUTANT_SCHEDULES = 60;
+
+/** Each broken rule, and the checkers that may be the first to see it. */
+const FOUND_BY: Record<Mutant, string[]> = {
+  claimFirst: ["state before address"],
+  skipDrain: ["state before address", "output commit"],
+  commitEarly: ["output commit"],
+  speakAlways: ["one voice"],
+  storeNothing: ["epochs monotonic"],
+  forgetAtTakeover: ["no early end", "output commit"],
+  stopTimers: ["bounded", "progress"],
+  otherAnswers: ["gapless"],
+  probeNothing: ["one voice"],
+};
+
+function schedules(): number {
+  const text = Deno.env.get("HOLDFAST_SIM") ??
+    String(SCHEDULES * 10 * Number(Deno.env.get("HOLDFAST_REPEAT") ?? "0.1"));
+  const count = Number(text);
+  if (Number.isInteger(count) && count > 0) return count;
+  throw new RangeError(`HOLDFAST_SIM is '${text}', allowed is a whole number above 0`);
+}
+
+function expectToHold(seed: number): number {
+  const { violation, trace, takeovers } = runSchedule(seed);
+  if (violation === null) return takeovers;
+  console.log(`${trace.join("\n")}\nrepeat it: deno task sim --seed ${seed}`);
+  throw violation;
+}
+
+Deno.test("a seed repeats a schedule to the last packet", () => {
+  const digests = [1, 2, 3, 4].map((seed) => runSchedule(seed).digest);
+  strictEqual(new Set(digests).size, digests.length, "different seeds play the same schedule");
+  for (const [index, digest] of digests.entries()) {
+    strictEqual(runSchedule(index + 1).digest, digest);
+  }
+});
+
+Deno.test("schedules that once found something hold", () => {
+  for (const { seed } of REGRESSIONS) expectToHold(seed);
+});
+
+Deno.test("fixed schedules hold", () => {
+  let takeovers = 0;
+  for (let seed = 0; seed < schedules(); seed++) takeovers += expectToHold(seed);
+  ok(takeovers > 0, "nobody ever took over: the schedules test nothing");
+});
+
+Deno.test("fresh schedules hold", () => {
+  const first = crypto.getRandomValues(new Uint32Array(1))[0];
+  console.log(`seed ${first}  ->  deno task sim --seed ${first} --schedules ${schedules()}`);
+  const seeds = new Random(first);
+  for (let i = 0; i < schedules(); i++) expectToHold(seeds.seed());
+});
+
+for (const [mutant, checks] of Object.entries(FOUND_BY) as [Mutant, string[]][]) {
+  Deno.test(`a host that breaks a rule is found: ${mutant} by ${checks.join(" or ")}`, () => {
+    for (let seed = 0; seed < MUTANT_SCHEDULES; seed++) {
+      const { violation } = runSchedule(seed, mutant);
+      if (violation instanceof Violation && checks.includes(violation.check)) return;
+    }
+    ok(false, `${mutant} was not found in ${MUTANT_SCHEDULES} schedules`);
+  });
+}
