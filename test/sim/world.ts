@@ -130,7 +130,7 @@ export class World implements Surroundings, Path, Scene {
       heartbeatMs: HEARTBEAT_MS,
       detect: DETECT,
       commit: this.commit,
-      arbiter: { answerMs: 1000, grantMs: 400 },
+      arbiter: { answerMs: 1000, grantMs: 400, patienceMs: 0 },
       links,
       mutant,
     } as const;
