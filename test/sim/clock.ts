@@ -11,6 +11,9 @@ interface Event {
   act: () => void;
 }
 
+/** Most events that may wait at a time. */
+const EVENTS_MAX = 20_000;
+
 /** Events of one run. */
 export class Clock {
   /** Now. */
@@ -21,6 +24,7 @@ export class Clock {
   /** Plans `act` for `ms` from now. */
   after(ms: number, act: () => void): void {
     const heap = this.#heap;
+    if (heap.length === EVENTS_MAX) throw new Error("Cannot plan an event: too many wait already");
     const event = { atMs: this.nowMs + Math.max(0, ms), order: this.#order++, act };
     let i = heap.length;
     heap.push(event);

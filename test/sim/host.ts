@@ -43,7 +43,12 @@ import {
   type Situation,
 } from "../../runtime/protocol/judge.ts";
 import type { Claim } from "../../runtime/protocol/register.ts";
-import { type ArbiterTimes, type Effect, Replica } from "../../runtime/protocol/replica.ts";
+import {
+  type ArbiterTimes,
+  type Effect,
+  PROBE_MS,
+  Replica,
+} from "../../runtime/protocol/replica.ts";
 import { PORT, SERVICE_V4 } from "../unit/core_driver.ts";
 import type { End } from "./stream.ts";
 
@@ -60,6 +65,7 @@ const GREETINGS_MAX = 16;
 const BEATS_KEPT = 64;
 const FORMER_MS = 1000;
 const FIN_WAIT_MS = 2000;
+const PROBE_EVERY_MS = 50;
 const MTU = 1500;
 const LOG_LIMIT = 1 << 18;
 const CAPACITY = 64;
@@ -115,8 +121,8 @@ export interface Surroundings {
   announce(host: SimHost): void;
   /** A question to the register: to decide a claim, or for what it holds. */
   ask(host: SimHost, ticket: number, claim: Claim | null): void;
-  /** Looks for somebody who answers for the service address. */
-  probe(host: SimHost, ticket: number): void;
+  /** Asks who answers for the service address; `hearRival()` follows when somebody does. */
+  askOwner(host: SimHost): void;
   /** The host reached a step of a takeover. */
   reached(host: SimHost, step: TakeoverStep): void;
   /** Its core gave up what it knows, or what it protects: see `why`. */
@@ -203,8 +209,13 @@ export class SimHost {
   #nextConnectMs = 0;
   #attempt = 0;
   #announceAtMs: number[] = [];
+  #probe: { ticket: number; untilMs: number; nextMs: number } | null = null;
+  /** Somebody else has said that the address is theirs. */
+  #rival: string | null = null;
   #relayUntilMs: number | null = null;
   #isMute = false;
+  /** Octets of the core's inbox that this pass has filled. */
+  #inboxUsed = 0;
   #pass: Generator<string, void> | null = null;
   #bornMs = 0;
 
@@ -270,6 +281,8 @@ export class SimHost {
     this.#nextConnectMs = 0;
     this.#announceAtMs = [];
     this.#relayUntilMs = null;
+    this.#probe = null;
+    this.#rival = null;
     this.#isMute = false;
     this.#bornMs = nowMs;
     this.#around.plan(this, 0);
@@ -311,6 +324,13 @@ export class SimHost {
   receiveBeat(link: number, bytes: Uint8Array): void {
     if (!this.isUp || this.beats.length >= DATAGRAMS_MAX) return;
     this.beats.push({ link, bytes });
+    this.#around.plan(this, 0.02);
+  }
+
+  /** Another host says that the address is its own. */
+  hearRival(name: string): void {
+    if (!this.isUp) return;
+    this.#rival = name;
     this.#around.plan(this, 0.02);
   }
 
@@ -421,6 +441,7 @@ export class SimHost {
     }
     yield* this.#receiveBeats();
     for (const end of [...this.greetings]) this.#greet(end, nowMs);
+    yield* this.#noteRival(nowMs);
     const { channel } = this;
     if (channel === null) return;
     if (!channel.open && channel.connected && channel.epoch < 0) {
@@ -592,8 +613,16 @@ export class SimHost {
 
   /** Channel.receive(): every whole frame that is there. */
   *#receiveFrames(channel: End, only?: "data"): Generator<string, void> {
-    let bytes: Uint8Array | undefined;
-    while (this.channel === channel && (bytes = channel.inbox.shift()) !== undefined) {
+    const { wasm } = this.core;
+    // Frames of one pass lie side by side: packets in them are written out where they lie.
+    this.#inboxUsed = 0;
+    while (this.channel === channel && channel.inbox.length > 0) {
+      const bytes = channel.inbox[0];
+      if (this.#inboxUsed + bytes.length > wasm.inboxSize()) {
+        if (only === undefined) return;
+        this.#inboxUsed = 0;
+      }
+      channel.inbox.shift();
       try {
         const { frame, body } = openFrame(bytes);
         if (only === undefined || frame.kind === only) {
@@ -624,8 +653,10 @@ export class SimHost {
         channel.epoch = frame.epoch;
         wasm.committed(frame.committed);
         if (frame.bodyLength === 0) return;
-        core.bytes.set(body, wasm.inbox());
-        const trouble = wasm.apply(wasm.inbox(), body.length);
+        const at = wasm.inbox() + this.#inboxUsed;
+        this.#inboxUsed += body.length;
+        core.bytes.set(body, at);
+        const trouble = wasm.apply(at, body.length);
         if (trouble !== 0) {
           throw new MessageError(`record at offset ${trouble - 1} is not well formed`);
         }
@@ -776,6 +807,7 @@ export class SimHost {
       }
     }
     yield* this.#perform(replica.handleTime(nowMs), nowMs);
+    yield* this.#continueProbe(nowMs);
     while (this.#announceAtMs.length > 0 && this.#announceAtMs[0] <= nowMs) {
       this.#announceAtMs.shift();
       if (this.#maySpeak()) this.#around.announce(this);
@@ -792,6 +824,28 @@ export class SimHost {
     else if (switching?.isAsked === false && switching.phase === "asking") {
       yield* this.#perform(replica.requestSwitch(nowMs), nowMs);
     }
+  }
+
+  /** #noteRival(). */
+  *#noteRival(nowMs: number): Generator<string, void> {
+    const by = this.#rival;
+    const probe = this.#probe;
+    this.#rival = null;
+    if (by === null || probe === null) return;
+    this.#probe = null;
+    yield* this.#perform(this.replica.handleProbe(probe.ticket, by, nowMs), nowMs);
+  }
+
+  /** #continueProbe(). */
+  *#continueProbe(nowMs: number): Generator<string, void> {
+    const probe = this.#probe;
+    if (probe === null || nowMs < probe.nextMs) return;
+    if (nowMs < probe.untilMs) {
+      probe.nextMs = nowMs + PROBE_EVERY_MS;
+      return this.#around.askOwner(this);
+    }
+    this.#probe = null;
+    yield* this.#perform(this.replica.handleProbe(probe.ticket, null, nowMs), nowMs);
   }
 
   /** #perform(): each effect is a step. */
@@ -838,9 +892,12 @@ export class SimHost {
           this.#around.ask(this, effect.ticket, null);
           break;
         case "probe":
-          // loop.ts takes nobody's answer for granted, as the mutant does: see ARCHITECTURE.md.
-          if (this.#options.mutant !== "probeNothing") this.#around.probe(this, effect.ticket);
-          else yield* this.#perform(this.replica.handleProbe(effect.ticket, null, nowMs), nowMs);
+          if (this.#options.mutant === "probeNothing") {
+            yield* this.#perform(this.replica.handleProbe(effect.ticket, null, nowMs), nowMs);
+            break;
+          }
+          this.#rival = null;
+          this.#probe = { ticket: effect.ticket, untilMs: nowMs + PROBE_MS, nextMs: nowMs };
           break;
         case "judgement":
           break;
@@ -882,7 +939,9 @@ export class SimHost {
   #judgeFindings(nowMs: number): void {
     const { wasm, view } = this.core;
     const { replica } = this;
-    const findings = Array.from({ length: wasm.takeFindings() }, (_, index): CoreFinding => {
+    const count = wasm.takeFindings();
+    if (count === 0) return;
+    const findings = Array.from({ length: count }, (_, index): CoreFinding => {
       const at = wasm.findings() + index * wasm.findingSize();
       return {
         kind: FINDINGS[view.getUint32(at, true)],
@@ -892,7 +951,6 @@ export class SimHost {
         waitedMs: view.getUint32(at + 20, true),
       };
     });
-    if (findings.length === 0) return;
     const primary = replica.role === "primary";
     const canHandOver = primary && replica.ready && this.#peerReady;
     const situation: Situation = { primary, canHandOver, nowMs };

@@ -17,6 +17,9 @@ const STORM_MS = 5000;
 const MEND_MS = 60_000;
 /** Roles have so long; then records of ended connections have gone too, here and there (LINGER_MS). */
 const QUIET_MS = 14_000;
+/** Share of schedules that wait for that; the others wait for the roles alone, and SETTLED_MS more. */
+const QUIET_RATIO = 0.15;
+const SETTLED_MS = 500;
 const CLIENTS_MAX = 10;
 /** Steps of a pass where a strike is worth aiming. */
 const STEPS = [
@@ -74,7 +77,9 @@ function play(world: World, random: Random): void {
   }
   world.heal();
   clock.run(clock.nowMs + MEND_MS, () => world.isOver);
-  clock.run(clock.nowMs + QUIET_MS);
+  world.awaitsRecords = random.next() < QUIET_RATIO;
+  clock.run(clock.nowMs + QUIET_MS, () => !world.awaitsRecords && world.isSettled);
+  if (!world.awaitsRecords) clock.run(clock.nowMs + SETTLED_MS);
   world.finish();
   const lost = [...world.clients.values()].find(({ done }) => !done);
   if (kind < 0.4 && lost !== undefined) {
@@ -123,7 +128,7 @@ function makeSingleFailure(world: World, random: Random): void {
 function makeFault(world: World, random: Random): void {
   const host = world.hosts[random.integer(2)];
   const { cuts } = world;
-  switch (random.integer(18)) {
+  switch (random.integer(19)) {
     case 16:
       // It reaches its clients alone.
       cutOff(world, 2);
@@ -136,6 +141,8 @@ function makeFault(world: World, random: Random): void {
         step: "arbitrate",
         ends: random.next() < 0.3,
       });
+    case 18:
+      return arriveLate(world, random);
     case 0:
       return world.kill(host, random.next() < 0.5);
     case 1:
@@ -190,6 +197,28 @@ function cutOff(world: World, which: number): void {
   if (which !== 1) world.cuts.add("ab*");
   if (which !== 0) world.cuts.add("ba*");
   world.note(null, `cut ${which}`);
+}
+
+/** A primary ends; its last frames arrive while the standby sleeps over the register's answer. */
+function arriveLate(world: World, random: Random): void {
+  const { clock, cuts } = world;
+  const primary = world.hosts.find(({ isUp, replica }) => isUp && replica.role === "primary");
+  if (primary === undefined) return;
+  const standby = world.other(primary);
+  const [endsMs, sleepsMs] = [random.next() * 40, 60 + random.next() * 200];
+  cuts.add(`clog${primary.name}`);
+  world.strikes.set(standby, {
+    step: "arbitrate",
+    left: 1,
+    ends: false,
+    act: () => {
+      world.stop(standby, sleepsMs);
+      cuts.delete(`clog${primary.name}`);
+    },
+  });
+  clock.after(endsMs, () => {
+    if (!world.isMended) world.kill(primary, false);
+  });
 }
 
 function requestSwitch(world: World): void {

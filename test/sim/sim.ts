@@ -17,6 +17,8 @@ const SCHEDULES = 200;
 const SEED_MAX = 0xffffffff;
 const USAGE = "usage: deno task sim [--seed N] [--minutes M] [--schedules K]";
 
+const encoder = new TextEncoder();
+
 /** Numbers of the command line; null for those not given. */
 interface Wish {
   seed: number | null;
@@ -82,7 +84,13 @@ function main(args: string[]): number {
     sums.takeovers += takeovers;
     sums.done += done;
     sums.lost += lost;
+    if (Deno.stderr.isTerminal() && sums.schedules % 10 === 0) {
+      Deno.stderr.writeSync(
+        encoder.encode(`\r${sums.schedules} held, ${sums.takeovers} takeovers `),
+      );
+    }
   }
+  if (Deno.stderr.isTerminal()) console.error();
   const tookMs = performance.now() - startMs;
   console.log(
     `${sums.schedules} schedules held, ${

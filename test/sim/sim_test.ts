@@ -2,8 +2,8 @@
  * sim_test.ts - simulated schedules hold, seeds repeat, and every checker finds what it is there for
  *
  * Fixed schedules are the same in every run; fresh ones print the seed they follow from. HOLDFAST_SIM
- * is how many schedules of each run (SCHEDULES if not set); without it, ten times the share of
- * HOLDFAST_REPEAT.
+ * is how many of each run: 1,000, or ten times as many when HOLDFAST_REPEAT is 1. Below 100 it is a
+ * quick look: no regressions, and only the mutants that show at once.
  */
 import { ok, strictEqual } from "node:assert/strict";
 import { Random } from "../net/random.ts";
@@ -12,9 +12,11 @@ import type { Mutant } from "./host.ts";
 import { REGRESSIONS } from "./regressions.ts";
 import { runSchedule } from "./schedule.ts";
 
-const SCHEDULES = 200;
-/** Every mutant must be found among so many schedules. */
-const MUTANT_SCHEDULES = 60;
+const SCHEDULES = 10_000;
+const QUICK_BELOW = 100;
+/** Every mutant must be found among so many schedules; the search ends with the first that does. */
+const MUTANT_SCHEDULES = 600;
+const QUICK_MUTANTS: readonly Mutant[] = ["claimFirst", "storeNothing"];
 
 /** Each broken rule, and the checkers that may be the first to see it. */
 const FOUND_BY: Record<Mutant, string[]> = {
@@ -31,11 +33,13 @@ const FOUND_BY: Record<Mutant, string[]> = {
 
 function schedules(): number {
   const text = Deno.env.get("HOLDFAST_SIM") ??
-    String(SCHEDULES * 10 * Number(Deno.env.get("HOLDFAST_REPEAT") ?? "0.1"));
+    String(SCHEDULES * Number(Deno.env.get("HOLDFAST_REPEAT") ?? "0.1"));
   const count = Number(text);
   if (Number.isInteger(count) && count > 0) return count;
   throw new RangeError(`HOLDFAST_SIM is '${text}', allowed is a whole number above 0`);
 }
+
+const isQuick = schedules() < QUICK_BELOW;
 
 function expectToHold(seed: number): number {
   const { violation, trace, takeovers } = runSchedule(seed);
@@ -45,14 +49,17 @@ function expectToHold(seed: number): number {
 }
 
 Deno.test("a seed repeats a schedule to the last packet", () => {
-  const digests = [1, 2, 3, 4].map((seed) => runSchedule(seed).digest);
+  const digests = [1, 2].map((seed) => runSchedule(seed).digest);
   strictEqual(new Set(digests).size, digests.length, "different seeds play the same schedule");
   for (const [index, digest] of digests.entries()) {
     strictEqual(runSchedule(index + 1).digest, digest);
   }
 });
 
-Deno.test("schedules that once found something hold", () => {
+Deno.test({
+  name: "schedules that once found something hold",
+  ignore: isQuick,
+}, () => {
   for (const { seed } of REGRESSIONS) expectToHold(seed);
 });
 
@@ -70,7 +77,8 @@ Deno.test("fresh schedules hold", () => {
 });
 
 for (const [mutant, checks] of Object.entries(FOUND_BY) as [Mutant, string[]][]) {
-  Deno.test(`a host that breaks a rule is found: ${mutant} by ${checks.join(" or ")}`, () => {
+  const name = `a host that breaks a rule is found: ${mutant} by ${checks.join(" or ")}`;
+  Deno.test({ name, ignore: isQuick && !QUICK_MUTANTS.includes(mutant) }, () => {
     for (let seed = 0; seed < MUTANT_SCHEDULES; seed++) {
       const { violation } = runSchedule(seed, mutant);
       if (violation instanceof Violation && checks.includes(violation.check)) return;

@@ -42,16 +42,15 @@ function octet(port: number, at: number): number {
 }
 
 /** What the client writes. */
-export function inputOf({ port, kind, size }: Plan): Uint8Array {
+function inputOf({ port, kind, size }: Plan): Uint8Array {
   const length = kind === "download" ? ASK_OCTETS : size;
-  return Uint8Array.from({ length }, (_, at) => octet(port, at));
+  return octets(port, length);
 }
 
-/** What the server answers to all of it. */
-export function outputOf(plan: Plan): Uint8Array {
-  const { port, kind, size } = plan;
-  if (kind === "download") return Uint8Array.from({ length: size }, (_, at) => octet(~port, at));
-  return kind === "echo" ? inputOf(plan) : sumUp(inputOf(plan));
+function octets(port: number, length: number): Uint8Array {
+  const stream = new Uint8Array(length);
+  for (let at = 0; at < length; at++) stream[at] = octet(port, at);
+  return stream;
 }
 
 /** How much a server can have said that has read so much; Infinity: all, and its end. */
@@ -122,9 +121,9 @@ export class Socket {
 }
 
 /** Lets the server's program run behind `server`. `twist` makes its answers depend on the host. */
-export function runProgram(server: Socket, plan: Plan, twist = 0): void {
+export function runProgram(server: Socket, { plan, expected }: Client, twist = 0): void {
   const { endpoint } = server;
-  const said = outputOf(plan).map((each) => each ^ twist);
+  const said = twist === 0 ? expected : expected.map((each) => each ^ twist);
   let read = 0;
   endpoint.onOctets = (octets) => {
     const before = read;
@@ -147,6 +146,8 @@ export class Client {
   readonly plan: Plan;
   /** Its kernel's end. */
   readonly socket: Socket;
+  /** What it writes. */
+  readonly input: Uint8Array;
   /** What it must read. */
   readonly expected: Uint8Array;
   /** How much of that has been compared. */
@@ -160,13 +161,17 @@ export class Client {
   constructor(plan: Plan, socket: Socket) {
     this.plan = plan;
     this.socket = socket;
-    this.expected = outputOf(plan);
+    this.input = inputOf(plan);
+    this.expected = plan.kind === "download"
+      ? octets(~plan.port, plan.size)
+      : plan.kind === "echo"
+      ? this.input
+      : sumUp(this.input);
   }
 
   /** Connects, and writes piece by piece. */
   start(clock: Clock): void {
-    const { plan, socket } = this;
-    const input = inputOf(plan);
+    const { plan, socket, input } = this;
     const { endpoint } = socket;
     endpoint.connect();
     socket.flush();

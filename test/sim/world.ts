@@ -19,7 +19,6 @@
  */
 import { decide, type RegisterValue } from "../../runtime/protocol/register.ts";
 import type { Claim } from "../../runtime/protocol/register.ts";
-import { PROBE_MS } from "../../runtime/protocol/replica.ts";
 import { Random } from "../net/random.ts";
 import { CLIENT_V4, PORT, SERVICE_V4 } from "../unit/core_driver.ts";
 import { clientPortOf } from "../unit/endpoint.ts";
@@ -42,8 +41,8 @@ const HEARTBEAT_MS = 10;
 const DETECT = 3;
 /** A question to the register is given up after so long. */
 const ANSWER_MS = 350;
-/** How often a probe asks, milliseconds. */
-const PROBE_AGAIN_MS = 50;
+/** Steps of one pass; the core's output list has 4096 entries. */
+const STEPS_MAX = 20_000;
 /** Lines of the trace that are kept. */
 const TRACE_LINES = 120;
 const FIRST_PORT = 40000;
@@ -111,6 +110,10 @@ export class World implements Surroundings, Path, Scene {
   readonly strikes = new Map<SimHost, Strike>();
   readonly trace: string[] = [];
   takeovers = 0;
+  /** Faults are over. */
+  isMended = false;
+  /** The schedule lasts until records of ended connections must be gone. */
+  awaitsRecords = false;
   readonly #checks: Check[];
   readonly #servers = new Map<string, Map<number, Socket>>();
   readonly #plans = new Map<SimHost, { atMs: number; version: number }>();
@@ -222,9 +225,10 @@ export class World implements Surroundings, Path, Scene {
 
   /** Lets a host work until its pass is over, or something strikes it. */
   #resume(host: SimHost): void {
-    for (;;) {
+    for (let steps = 0;; steps++) {
       const step = host.resume();
       if (step === null) break;
+      if (steps > STEPS_MAX) this.fail("bounded", `${host.name} does not finish its pass: ${step}`);
       const strike = this.strikes.get(host);
       if (strike === undefined || (strike.step !== null && strike.step !== step)) continue;
       if ((step.endsWith("!") && !strike.ends) || --strike.left > 0) continue;
@@ -366,18 +370,19 @@ export class World implements Surroundings, Path, Scene {
     });
   }
 
-  probe(host: SimHost, ticket: number): void {
-    const { life } = host;
+  askOwner(host: SimHost): void {
     const other = this.other(host);
-    const endMs = this.nowMs + PROBE_MS;
-    const look = () => {
-      if (!host.isUp || host.life !== life) return;
-      const isHeard = !this.#isOffNetwork(host) && this.#answers(other);
-      if (!isHeard && this.nowMs < endMs) return this.clock.after(PROBE_AGAIN_MS, look);
-      const by = isHeard ? other.name : null;
-      host.command(() => host.replica.handleProbe(ticket, by, host.clock()));
-    };
-    look();
+    if (this.#isOffNetwork(host)) return;
+    this.#copies(this.weather.clients, () => {
+      if (!this.#answers(other)) return;
+      this.#copies(this.weather.clients, () => this.#tellRival(other));
+    });
+  }
+
+  /** The other host hears that the address is this one's. */
+  #tellRival(host: SimHost): void {
+    const other = this.other(host);
+    if (!this.#isOffNetwork(other)) other.hearRival(host.name);
   }
 
   #registerDelayMs(): number {
@@ -482,7 +487,10 @@ export class World implements Surroundings, Path, Scene {
 
   announce(host: SimHost): void {
     if (this.#isOffNetwork(host)) return;
-    this.#copies(this.weather.clients, () => this.#owner = host);
+    this.#copies(this.weather.clients, () => {
+      this.#owner = host;
+      this.#tellRival(host);
+    });
   }
 
   /** A host's card on the clients' network is dead. */
@@ -537,7 +545,7 @@ export class World implements Surroundings, Path, Scene {
       );
       server.endpoint.listen();
       const twist = this.#mutant === "otherAnswers" && host.name === "b" ? 1 : 0;
-      runProgram(server, client.plan, twist);
+      runProgram(server, client, twist);
       servers.set(port, server);
     }
     server.receive(packet);
@@ -548,6 +556,7 @@ export class World implements Surroundings, Path, Scene {
 
   /** Mends everything. */
   heal(): void {
+    this.isMended = true;
     this.note(null, "everything is mended");
     this.cuts.clear();
     this.strikes.clear();
@@ -572,6 +581,13 @@ export class World implements Surroundings, Path, Scene {
       if (!done && (excuse === null || socket.endpoint.state !== "reset")) return false;
     }
     return true;
+  }
+
+  /** One host is primary, the other its standby, and both are ready. */
+  get isSettled(): boolean {
+    const [a, b] = this.hosts.map(({ replica }) => replica);
+    const roles = a.role === "primary" ? b.role === "standby" : b.role === "primary";
+    return roles && (a.role === "primary" || a.role === "standby") && a.ready && b.ready;
   }
 
   /** The last looks of all checkers. */

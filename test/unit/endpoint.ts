@@ -328,11 +328,12 @@ export class Endpoint {
     this.#ackDue = true;
     // As in Linux, a segment in order takes the place of octets that came early.
     const inOrder = offset <= this.#got;
-    for (const [index, octet] of packet.payload.entries()) {
+    const { payload } = packet;
+    for (let index = 0; index < payload.length; index++) {
       const at = offset + index;
       if (at < this.#got || at >= this.#shownEdge || (this.#have[at] && !inOrder)) continue;
       this.#have[at] = 1;
-      this.#in[at] = octet;
+      this.#in[at] = payload[index];
     }
     if (fin) this.#finAt = offset + packet.payload.length;
     const from = this.#got;

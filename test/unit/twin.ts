@@ -223,7 +223,8 @@ export function parsePacket(bytes: Uint8Array): Packet {
     let protocol = bytes[ip + 6];
     while (protocol !== 6) {
       const length = protocol === 44 ? 8 : 8 + bytes[tcp + 1] * 8;
-      if (tcp + length > end) {
+      // Past the packet's end, a length is no number.
+      if (!(tcp + length <= end)) {
         throw new Error(`Cannot parse: extension header ${protocol} too long`);
       }
       extensions.push({ protocol, octets: bytes.slice(tcp, tcp + length) });

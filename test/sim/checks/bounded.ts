@@ -30,6 +30,7 @@ export class Bounded implements Check {
   }
 
   ended(): void {
+    if (!this.#scene.awaitsRecords) return;
     const lost = [...this.#scene.clients.values()].filter(({ done }) => !done).length;
     for (const host of this.#scene.hosts) {
       const { wasm } = host.core;

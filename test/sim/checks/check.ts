@@ -33,6 +33,10 @@ export interface Scene {
   readonly commit: "strict" | "ack";
   /** True time, milliseconds. */
   readonly nowMs: number;
+  /** One host is primary, the other its standby, and both are ready. */
+  readonly isSettled: boolean;
+  /** This schedule lasts until records of ended connections must be gone. */
+  readonly awaitsRecords: boolean;
   /** Nothing of what a host says reaches clients: its card is dead. */
   isSilent(host: SimHost): boolean;
 }
@@ -63,6 +67,6 @@ export interface Check {
   read?(client: Client, server: Endpoint): void;
   /** A host has finished a pass. */
   passed?(host: SimHost): void;
-  /** All faults were mended long ago, and all connections have ended. */
+  /** All faults were mended, all connections have ended, and hosts had time to find their roles. */
   ended?(): void;
 }

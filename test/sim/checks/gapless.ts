@@ -2,13 +2,12 @@
  * gapless.ts - P1: clients read what one healthy server would have sent, servers what clients wrote
  */
 import type { Endpoint } from "../../unit/endpoint.ts";
-import { type Client, inputOf } from "../traffic.ts";
+import type { Client } from "../traffic.ts";
 import { type Check, Violation } from "./check.ts";
 
 /** Compares every octet of both directions with what it must be. */
 export class Gapless implements Check {
   readonly name = "gapless";
-  readonly #inputs = new Map<number, Uint8Array>();
   readonly #read = new WeakMap<Endpoint, number>();
 
   heard(client: Client): void {
@@ -24,9 +23,7 @@ export class Gapless implements Check {
   }
 
   read(client: Client, server: Endpoint): void {
-    const { port } = client.plan;
-    let input = this.#inputs.get(port);
-    if (input === undefined) this.#inputs.set(port, input = inputOf(client.plan));
+    const { input, plan: { port } } = client;
     const from = this.#read.get(server) ?? 0;
     const to = this.#compare(server, input, { from, whose: `the server of client ${port}` });
     this.#read.set(server, to);

@@ -22,8 +22,8 @@ export class Progress implements Check {
       throw new Violation(this.name, `${plan.kind} ${plan.port} did not end: ${what}`);
     }
     const roles = this.#scene.hosts.map(({ replica }) => replica.role);
-    const isWell = [...roles].sort().join() === "primary,standby" &&
-      this.#scene.hosts.every(({ replica }) => replica.ready);
-    if (!isWell) throw new Violation(this.name, `the roles at the end are ${roles.join(" and ")}`);
+    if (!this.#scene.isSettled) {
+      throw new Violation(this.name, `the roles at the end are ${roles.join(" and ")}`);
+    }
   }
 }
