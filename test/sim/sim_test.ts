@@ -21,7 +21,7 @@ const QUICK_MUTANTS: readonly Mutant[] = ["claimFirst", "storeNothing"];
 /** Each broken rule, and the checkers that may be the first to see it. */
 const FOUND_BY: Record<Mutant, string[]> = {
   claimFirst: ["state before address"],
-  skipDrain: ["state before address", "output commit"],
+  confirmUnread: ["output commit"],
   commitEarly: ["output commit"],
   speakAlways: ["one voice"],
   storeNothing: ["epochs monotonic"],
