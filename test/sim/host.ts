@@ -63,6 +63,8 @@ const WAIT_MAX_MS = 100;
 const WAIT_TIMERS_MS = 5;
 const GREETINGS_MAX = 16;
 const BEATS_KEPT = 64;
+/** ResetHeld, Judged: `demote()` forgets such connections (`isGone()` in core/segment/ending.ts). */
+const GONE = 4194304 | 33554432;
 const FORMER_MS = 1000;
 const FIN_WAIT_MS = 2000;
 const PROBE_EVERY_MS = 50;
@@ -125,8 +127,8 @@ export interface Surroundings {
   askOwner(host: SimHost): void;
   /** The host reached a step of a takeover. */
   reached(host: SimHost, step: TakeoverStep): void;
-  /** Its core gave up what it knows, or what it protects: see `why`. */
-  unprotected(host: SimHost, why: string): void;
+  /** Its core gave up what it knows, or what it protects, all or of some ports: see `why`. */
+  unprotected(host: SimHost, why: string, ports?: number[]): void;
   /** It has stored an epoch. */
   stored(host: SimHost, epoch: number): void;
   /** For the trace. */
@@ -250,6 +252,7 @@ export class SimHost {
       address: SERVICE_V4,
       ports: [PORT],
       commit,
+      divergence: "reset",
       logLimit: LOG_LIMIT,
       refuseUnprotectable: false,
     });
@@ -597,6 +600,7 @@ export class SimHost {
       mtu: MTU,
       logLimit: LOG_LIMIT,
       capacity: CAPACITY,
+      session: 0,
     }, nowMs);
   }
 
@@ -955,7 +959,7 @@ export class SimHost {
     });
     const primary = replica.role === "primary";
     const canHandOver = primary && replica.ready && this.#peerReady;
-    const situation: Situation = { primary, canHandOver, nowMs };
+    const situation: Situation = { primary, peerWorks: this.#peerReady, canHandOver, nowMs };
     this.#carryOut(this.#judging.handleFindings(findings, situation), nowMs);
   }
 
@@ -1053,6 +1057,9 @@ export class SimHost {
       yield* this.#write(count);
       if (this.channel === null) return;
     }
+    const gone = this.records().filter(({ field }) => (field("flags") & GONE) !== 0);
+    const why = "the server of who handed over had ended it alone";
+    this.#around.unprotected(this, why, gone.map(({ port }) => port));
     wasm.demote();
     wasm.relay(1);
     const { epoch } = switching;

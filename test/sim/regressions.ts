@@ -30,4 +30,13 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "runtime/loop.ts: a standby kept its channel to a host that had lost its power, for good",
   },
+  {
+    seed: 3040184285,
+    found:
+      "here: a connection that the handing-over server had ended alone was expected to be kept by it",
+  },
+  {
+    seed: 2539908446,
+    found: "here: a client of a voice whose epoch had passed was expected to be known to the next",
+  },
 ];
