@@ -110,6 +110,10 @@ export class Recovery {
   /** It has ended. */
   handleExit(how: string, nowMs: number): RecoveryEffect[] {
     this.#runs = false;
+    if (this.#state === "waiting") {
+      // Until now its listener may have taken more connections, which died with it.
+      return [{ kind: "detach", reason: this.#reason, seen: null }];
+    }
     return this.#fail("app-exited", `the server's process ended with ${how}`, nowMs);
   }
 
@@ -183,7 +187,6 @@ export class Recovery {
   }
 
   #fail(reason: RecoveryReason, seen: string, nowMs: number): RecoveryEffect[] {
-    if (this.#state === "waiting") return [];
     this.#leave(reason, nowMs);
     return [{ kind: "detach", reason, seen }];
   }

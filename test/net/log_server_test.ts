@@ -228,7 +228,8 @@ netTest("curl reads on beyond 4 GiB from an nginx that is killed there", [
   const command = await nginx("a", directory);
   await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
     await site.waitPrimary("a");
-    const args = ["--silent", "--show-error", site.url("/content")];
+    // Slow enough to be met before its last octet is written.
+    const args = ["--silent", "--show-error", "--limit-rate", "250M", site.url("/content")];
     const client = site.startInClient("curl", args, { hashOutput: true });
     await until(async () => (await site.connections("a"))[0]?.bytesOut > LONG_OCTETS_BEFORE, {
       what: "more than 2^32 octets to be written",

@@ -70,7 +70,9 @@ Deno.test("an end of an exiting process, or with nobody listening, is the server
   const exiting = live();
   const seen = exiting.handlePass(sight({ endsHeld: true, isExiting: () => true }));
   deepStrictEqual(words(seen), ["detach app-exited"]);
-  deepStrictEqual(words(exiting.handleExit("SIGKILL", 1001)), [], "known already");
+  const late = exiting.handleExit("SIGKILL", 1001);
+  deepStrictEqual(words(late), ["detach app-exited"], "it may have accepted more meanwhile");
+  strictEqual(exiting.sinceMs, 1000);
   deepStrictEqual(words(exiting.handlePass(sight())), [], "probed when it is started again");
 
   const silent = live();
@@ -101,7 +103,7 @@ Deno.test("a restart waits for the next start, whatever the old server still say
   const recovery = live();
   deepStrictEqual(words(recovery.handleRestart(2000)), ["detach restart"]);
   deepStrictEqual(recovery.handlePass(sight({ endsHeld: true, listening: "yes" })), []);
-  deepStrictEqual(recovery.handleExit("status 0", 2100), []);
+  deepStrictEqual(words(recovery.handleExit("status 0", 2100)), ["detach restart"]);
   recovery.handleStart();
   deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2200 }))), ["probe"]);
 });
