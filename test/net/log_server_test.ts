@@ -51,7 +51,7 @@ for (const family of [4, 6] as const) {
     const { random } = context;
     await withSite(context, { ...ONE_HOST, family, run: mixedServer() }, async (site) => {
       await site.waitPrimary("a");
-      const rounds = repetitions(50);
+      const rounds = repetitions(50, 0.06);
       for (let round = 0; round < rounds; round++) {
         const capture = await site.startCapture();
         const momentMs = Math.round(random.between(100, 4500));
@@ -229,7 +229,7 @@ netTest("curl reads on beyond 4 GiB from an nginx that is killed there", [
   await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
     await site.waitPrimary("a");
     // Slow enough to be met before its last octet is written.
-    const args = ["--silent", "--show-error", "--limit-rate", "250M", site.url("/content")];
+    const args = ["--silent", "--show-error", "--limit-rate", "400M", site.url("/content")];
     const client = site.startInClient("curl", args, { hashOutput: true });
     await until(async () => (await site.connections("a"))[0]?.bytesOut > LONG_OCTETS_BEFORE, {
       what: "more than 2^32 octets to be written",

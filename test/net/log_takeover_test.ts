@@ -64,7 +64,7 @@ for (const family of [4, 6] as const) {
   const name = `a standby that keeps logs takes over from a host without power (IPv${family})`;
   netTest(name, [], async (context) => {
     await withSite(context, { family, run: mixedServer(), service: SERVICE }, async (site) => {
-      const rounds = repetitions(50);
+      const rounds = repetitions(50, 0.06);
       for (let round = 0; round < rounds; round++) {
         console.log(`round ${round + 1} of ${rounds}`);
         let dead: HostName = "a";
