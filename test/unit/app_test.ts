@@ -164,11 +164,13 @@ netTest("AppRunner says why a server cannot be started and tries again", [], asy
   });
 });
 
-netTest("AppRunner leaves out what a talkative server says too fast", [], async () => {
-  const command = ["sh", "-c", "seq 1 5000; exec sleep 600"];
+netTest("AppRunner leaves out what a talkative server says too fast", [], async ({ directory }) => {
+  const said = `${directory}/said`;
+  const command = ["sh", "-c", `seq 1 5000; : > "${said}"; exec sleep 600`];
   await withRunner({ command }, async (runner, events) => {
     runner.start();
-    await until(() => linesOf(events).length > 0, { what: "its output", timeoutMs: 5000 });
+    const isSaid = () => Deno.stat(said).then(() => true, () => false);
+    await until(isSaid, { what: "all its output", timeoutMs: 10_000 });
     await runner.stop();
     const leftOut = events.filter(({ event }) => event === "server output left out")
       .reduce((sum, { lines }) => sum + Number(lines), 0);
