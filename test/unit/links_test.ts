@@ -32,6 +32,12 @@ Deno.test("a link is behind by what it has not brought, or not brought back", ()
   ) {
     strictEqual(isBehind(other, [good, other], 3), behind, JSON.stringify(other));
   }
+  const unanswered = link(10, null);
+  strictEqual(
+    isBehind(link(10, 5), [unanswered], 3),
+    false,
+    "nothing of ours has come back at all",
+  );
   // Numbers wrap.
   const wrapped = link(2, 1);
   strictEqual(isBehind(link(0xffffffff, 0), [wrapped], 3), false);
@@ -48,6 +54,8 @@ Deno.test("links that are all silent are not behind each other", () => {
 Deno.test("connections take turns over the links that carry", () => {
   const all = [link(10, 20), link(5, 20), link(10, 20)];
   deepStrictEqual([0, 1, 2, 3].map((attempt) => linkFor(attempt, all, 3)), [0, 2, 0, 2]);
+  const crossed = [link(10, 0), link(0, 10)];
+  deepStrictEqual([0, 1, 2].map((attempt) => linkFor(attempt, crossed, 3)), [0, 1, 0]);
   const single = [link(0, null, null)];
   strictEqual(linkFor(5, single, 3), 0);
 });
