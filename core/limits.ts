@@ -74,9 +74,11 @@ export const REASSEMBLIES: u32 = 4;
 export const REASSEMBLY_MS: u32 = 5000;
 /**
  * After a takeover the client may acknowledge octets the old primary sent in its last moments and
- * told us nothing of: at most this many beyond what we know, a client's largest usual window.
+ * told us nothing of: at most this many beyond what we know. Nothing bounds how far ahead of its news a
+ * primary sends, and an ACK that is refused leaves its client waiting for ever; with AHEAD_MAX it must
+ * stay below 2^31, where numbers turn.
  */
-export const UNKNOWN_OUTPUT_MAX: u32 = 16 << 20;
+export const UNKNOWN_OUTPUT_MAX: u32 = 512 << 20;
 /** A client that says so must echo a timestamp at most this old, in milliseconds. */
 export const UNKNOWN_OUTPUT_ECHO_MS: u32 = 60000;
 /** Without timestamps it is believed for so long after the takeover, in milliseconds. */
