@@ -50,8 +50,8 @@
  * What rests on that: clocks of hosts run equally fast (marginMs: a quarter heartbeat), and no
  * packet takes longer than marginMs from our last look at the clock to the wire.
  *
- * Voided. A claim whose answer did not come may have been granted. When it is wanted no more it is
- * void: we shall never act on it, our own next claim says so, and so does the peer's, whom our beats
+ * Voided. A claim whose answer did not come, or came too late (`grantMs`), may have been granted.
+ * When it is wanted no more it is void: we shall never act on it, our own next claim says so, and so does the peer's, whom our beats
  * tell up to which epoch our claims are void.
  *
  * In step. A standby's connections may go on only in the epoch they were told in: `#stateEpoch`.
@@ -674,10 +674,7 @@ export class Replica {
     if (this.#peerVoid !== null) voids.push(this.#peerVoid);
     if (this.#given !== null) voids.push(this.#given);
     const owner = purpose === "switch" ? peer! : node;
-    return this.#send(purpose, { expect, voids, epoch: this.#next(), owner, token }, nowMs);
-  }
-
-  #send(purpose: Purpose, claim: Claim, nowMs: number): Effect {
+    const claim = { expect, voids, epoch: this.#next(), owner, token };
     const ticket = ++this.#tickets;
     this.#asked = { ticket, purpose, claim, askedMs: nowMs };
     return { kind: "arbitrate", ticket, purpose, claim };
@@ -734,8 +731,11 @@ export class Replica {
     const { purpose, claim: { epoch }, askedMs } = asked;
     const { grantMs } = this.#options.arbiter!;
     if (nowMs - askedMs > grantMs) {
-      // Meanwhile somebody may have claimed the next one: asked again, the register tells.
-      return [this.#send(purpose, asked.claim, nowMs)];
+      // Meanwhile somebody may have looked for us in vain, and be claiming the next epoch now. The
+      // same claim again would be granted without a change of the register, beside theirs: only of
+      // two claims of new epochs one is lost.
+      this.#withdraw();
+      return [this.#claim(purpose, nowMs)];
     }
     this.#asked = null;
     this.#retryMs = RETRY_MS;

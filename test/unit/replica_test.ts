@@ -10,7 +10,7 @@
  */
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import type { BeatService } from "../../runtime/protocol/message.ts";
-import type { RegisterValue } from "../../runtime/protocol/register.ts";
+import { decide, type RegisterValue } from "../../runtime/protocol/register.ts";
 import {
   type Effect,
   Replica,
@@ -26,6 +26,11 @@ const SCHEDULES = 60;
 const CALM_MS = 2500;
 const STORM_MS = 6000;
 const SETTLE_MS = 8000;
+/**
+ * Schedules that found something. 3794425768: a primary that was stopped with its grant was granted
+ * the same claim again, beside the claim of the standby that had looked for it meanwhile.
+ */
+const REGRESSIONS = [3794425768];
 
 Deno.test("one replica becomes primary, the other its ready standby", () => {
   const world = new World(new Random(1));
@@ -244,13 +249,49 @@ Deno.test("a standby that hears its primary again takes its claim back for good"
   strictEqual(driver.last("arbitrate").claim.epoch, 3);
 });
 
-Deno.test("a grant that is too old is asked for again, not acted on", () => {
+Deno.test("a grant that is too old is not acted on: the next epoch is asked for", () => {
   const driver = Driver.standby();
   driver.pass(40);
   driver.pass(500);
   strictEqual(kinds(driver.grant()), "arbitrate");
+  const { claim } = driver.last("arbitrate");
+  deepStrictEqual([claim.epoch, claim.voids[0]], [3, { token: "a0", epoch: 2 }]);
   strictEqual(driver.replica.role, "standby");
   strictEqual(kinds(driver.grant()), "storeEpoch promote");
+  strictEqual(driver.replica.epoch, 3);
+});
+
+Deno.test("a primary that slept on its grant and who looked for it in vain never both win", () => {
+  const before = { epoch: 1, owner: "a", token: "a0" };
+  const stopped = () => {
+    const driver = Driver.primary();
+    driver.pass(40);
+    const first = decide(before, driver.last("arbitrate").claim);
+    strictEqual(first.granted, true);
+    driver.nowMs += 1200;
+    strictEqual(kinds(driver.grant()), "arbitrate");
+    return { driver, value: first.value, claim: driver.last("arbitrate").claim };
+  };
+  const peers = {
+    expect: 2,
+    voids: [{ token: "b0", epoch: 0 }],
+    owner: "b",
+    token: "b0",
+    epoch: 3,
+  };
+
+  const first = stopped();
+  const own = decide(first.value, first.claim);
+  strictEqual(own.granted, true);
+  strictEqual(decide(own.value, peers).granted, false, "ours came first");
+
+  const second = stopped();
+  const other = decide(second.value, peers);
+  strictEqual(other.granted, true);
+  const { granted, value } = decide(other.value, second.claim);
+  strictEqual(granted, false, "the peer's came first");
+  second.driver.answer({ kind: "lost", value });
+  strictEqual(second.driver.replica.role, "retired");
 });
 
 Deno.test("a claim that is never answered is tried again, more and more slowly", () => {
@@ -459,6 +500,10 @@ Deno.test("without an arbiter too, a stalled primary hears its standby before it
   strictEqual(driver.replica.maySpeak(driver.nowMs), false);
   driver.pass(40);
   strictEqual(driver.replica.maySpeak(driver.nowMs), true, "or nobody says otherwise for a while");
+});
+
+Deno.test("schedules that once had two voices keep one", () => {
+  for (const seed of REGRESSIONS) storm(seed);
 });
 
 seededTest("two replicas and a register keep one voice under random faults", (random) => {
