@@ -51,8 +51,8 @@
  * packet takes longer than marginMs from our last look at the clock to the wire.
  *
  * Voided. A claim whose answer did not come, or came too late (`grantMs`), may have been granted.
- * When it is wanted no more it is void: we shall never act on it, our own next claim says so, and so does the peer's, whom our beats
- * tell up to which epoch our claims are void.
+ * When it is wanted no more it is void: we shall never act on it, our own next claim says so, and so
+ * does the peer's, whom our beats tell up to which epoch our claims are void.
  *
  * In step. A standby's connections may go on only in the epoch they were told in: `#stateEpoch`.
  * The primary's beats carry it on to a new epoch as long as the primary counts on us (`ready`).

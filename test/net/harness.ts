@@ -220,8 +220,9 @@ export class Site {
   /** Starts a server in a host's namespace that no daemon ends. */
   async startServer(host: HostName, [program, ...args]: string[]): Promise<void> {
     const namespace = this.topology.appNamespace(host);
-    this.#servers.set(host, startProcess(program, args, { namespace }));
-    await this.#waitListening(host);
+    const server = startProcess(program, args, { namespace });
+    this.#servers.set(host, server);
+    await this.#waitListening(host, server);
   }
 
   /**
@@ -513,11 +514,12 @@ export class Site {
     return this.startInClient(Deno.execPath(), words, { input: true });
   }
 
-  async #waitListening(host: HostName): Promise<void> {
-    await until(async () => await this.countSockets(host, LISTENING) > 0, {
+  async #waitListening(host: HostName, server?: TestProcess): Promise<void> {
+    await until(async () => server?.hasEnded || await this.countSockets(host, LISTENING) > 0, {
       what: `the server of ${host} to listen`,
       timeoutMs: READY_TIMEOUT_MS,
     });
+    if (server?.hasEnded) throw new Error(`The server of ${host} ended: ${server.output()}`);
   }
 }
 

@@ -150,7 +150,15 @@ async function main(): Promise<void> {
   if (!(port > 0 && port < 65536)) throw new RangeError(`--port is '${values.port}', no port`);
   const listener = Deno.listen({ hostname: values.host, port });
   console.error(`mixed server at port ${port}`);
-  for await (const connection of listener) {
+  for (;;) {
+    let connection: Deno.TcpConn;
+    try {
+      connection = await listener.accept();
+    } catch (error) {
+      // Reset by its client before it was accepted: no reason for a server to die (accept(2)).
+      if (error instanceof Deno.errors.NotConnected) continue;
+      throw error;
+    }
     connection.setNoDelay(true);
     serve(connection).catch(complain).finally(() => connection.close());
   }
