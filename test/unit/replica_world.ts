@@ -78,6 +78,8 @@ export class SimNode {
   inbox: Beat[] = [];
   /** Things that happen at the next pass: frames and answers wait in sockets. */
   events: (() => void)[] = [];
+  /** Who asks for the address; answered at the next pass, by one who may speak then. */
+  askers: (() => void)[] = [];
   beatSeq = 0;
   sentMs = new Float64Array(BEATS_KEPT);
   heardSeq = 0;
@@ -167,6 +169,7 @@ export class World {
     this.#closeChannel(node);
     node.inbox = [];
     node.events = [];
+    node.askers = [];
   }
 
   /** Starts a crashed node again. */
@@ -286,6 +289,8 @@ export class World {
   #pass(node: SimNode): void {
     const { replica } = node;
     const life = node.life;
+    const askers = node.askers.splice(0);
+    if (replica.maySpeak(this.nowMs)) { for (const answer of askers) answer(); }
     for (const beat of node.inbox.splice(0)) {
       if (beat.token === node.peerToken && beat.seq <= node.heardSeq) continue;
       const isOther = beat.token !== node.peerToken;
@@ -570,8 +575,7 @@ export class World {
     let answered = false;
     const look = (leftMs: number) => {
       if (!node.alive || node.life !== life) return;
-      const awake = other.alive && this.nowMs >= other.pausedUntilMs;
-      if (awake && other.replica.maySpeak(this.nowMs)) answered = true;
+      if (other.alive) other.askers.push(() => answered = true);
       if (!answered && leftMs > 0) {
         this.#after(50, () => look(leftMs - 50));
         return;
