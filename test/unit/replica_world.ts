@@ -432,7 +432,8 @@ export class World {
   #welcome(primary: SimNode, standby: SimNode): void {
     if (primary.replica.role !== "primary" || primary.switching || !standby.alive) return;
     if (primary.channel !== null) this.#closeChannel(primary);
-    primary.channel = { open: true, peer: standby };
+    const end = { open: true, peer: standby };
+    primary.channel = end;
     this.#holds.delete(primary);
     // Connections an earlier standby had are nobody's from here on.
     primary.confirmed = primary.copy.n;
@@ -447,10 +448,11 @@ export class World {
         if (standby.replica.role !== "standby" || epoch < standby.replica.epoch) {
           this.#closeChannel(standby);
           standby.replica.handleChannelDown("welcome out of turn");
-          if (primary.channel?.peer === standby) this.#brokenAt(primary);
+          if (primary.channel === end) this.#brokenAt(primary);
           return;
         }
-        if (primary.channel === null) return;
+        // Another one has replaced it, or it was closed.
+        if (primary.channel !== end) return;
         standby.channel = { open: true, peer: primary };
         standby.copy = copy;
         standby.replica.handleChannelUp(epoch);
