@@ -31,7 +31,7 @@ import type {
   LoopServiceOptions,
   LoopStatus,
   LoopSwitch,
-} from "./loop.ts";
+} from "./loop/messages.ts";
 import { LoopWatch } from "./protocol/loop_watch.ts";
 import type { Verdict } from "./protocol/replica.ts";
 import type {

@@ -20,334 +20,54 @@
  *              "handover" -> relay what still arrives here -> "took" -> release the address
  *
  * Commands come as JSON through a mailbox that is polled with the rest; answers and events leave
- * with postMessage.
+ * with postMessage (loop/messages.ts). What this file joins: loop/service.ts, the state of a service;
+ * loop/link.ts and loop/beats.ts, who is alive; loop/channels.ts, how replicas find each other;
+ * loop/view.ts, what people are told.
  *
- * Limits: see core/limits.ts for a pass, channel.ts for the backlog; STALL_MS for a peer that takes
- * nothing, SWITCH_MS for a switch that does not come about.
+ * Limits: see core/limits.ts for a pass, channel.ts for the backlog, loop/channels.ts for peers that
+ * say or take nothing; SWITCH_MS for a switch that does not come about.
  */
 /// <reference lib="deno.worker" />
-import { Channel } from "./channel.ts";
-import {
-  type Core,
-  CoreRole,
-  type Field,
-  loadCore,
-  readCounters,
-  REASONS,
-  RecordFlag,
-} from "./core.ts";
-import { AddressClaim } from "./io/address_claim.ts";
+import type { Channel } from "./channel.ts";
+import { type Core, CoreRole } from "./core.ts";
 import { type Capability, keepOnlyCapabilities } from "./io/capabilities.ts";
-import { addressOf, libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
+import { libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
 import { openLibcrypto } from "./io/libcrypto.ts";
 import { Priority } from "./io/scheduling.ts";
+import { take } from "./io/socket.ts";
+import { type BeatNews, Beats } from "./loop/beats.ts";
+import { Channels } from "./loop/channels.ts";
+import { writeEpoch } from "./loop/epoch_file.ts";
+import { Link } from "./loop/link.ts";
 import {
-  acceptTcp,
-  bindUdp,
-  connectTcp,
-  type Endpoint,
-  listenTcp,
-  parseHostPort,
-  socketError,
-  take,
-} from "./io/socket.ts";
-import { Greeting, type Hello } from "./greeting.ts";
-import { Keyring } from "./protocol/keyring.ts";
-import { linkFor, type LinkProgress } from "./protocol/links.ts";
-import {
-  type Beat,
-  BEAT_MAX,
-  decodeBeat,
-  encodeBeat,
-  type Frame,
-  MessageError,
-  type Role,
-} from "./protocol/message.ts";
+  type KeyCommand,
+  log,
+  type LoopCommand,
+  type LoopOptions,
+  type LoopStatus,
+  type LoopSwitch,
+  post,
+} from "./loop/messages.ts";
+import { Service, type Switch } from "./loop/service.ts";
+import { connectionsOf, linkStatus, serviceStatus, wallMs } from "./loop/view.ts";
 import {
   type CoreFinding,
   FINDINGS,
-  type HandOverReason,
   handOverReason,
-  Judge,
   type JudgeEffect,
   type Situation,
 } from "./protocol/judge.ts";
-import type { Claim, RegisterValue } from "./protocol/register.ts";
-import {
-  type ArbiterTimes,
-  type Arbitration,
-  type Effect,
-  type Evidence,
-  PROBE_MS,
-  Replica,
-  type TakeoverReason,
-  type Verdict,
-} from "./protocol/replica.ts";
+import { Keyring } from "./protocol/keyring.ts";
+import { type Frame, MessageError } from "./protocol/message.ts";
+import { type Effect, type Evidence, PROBE_MS } from "./protocol/replica.ts";
 import { Recoverer } from "./recoverer.ts";
-import { type RefusalKind, Refusals } from "./refusals.ts";
-import { BEAT_HEADER, BeatSeal, placeOf, StreamSeal } from "./seal.ts";
-import { keepUp } from "./resumption.ts";
+import { Refusals } from "./refusals.ts";
+import { BeatSeal } from "./seal.ts";
 import { Spin } from "./spin.ts";
-import type { RecoveryStatus, TakeoverStatus } from "./status.ts";
+import type { RecoveryStatus } from "./status.ts";
 
-/** What the loop is started with; plain data, it crosses to the worker. */
-export interface LoopOptions {
-  /** This node's name. */
-  node: string;
-  /** The other replica, or null. */
-  peer: { name: string; links: { local: string; remote: string }[] } | null;
-  /** Interval of beats, milliseconds. */
-  heartbeatMs: number;
-  /** Beats that may be missed on every link before the peer counts as down. */
-  detect: number;
-  /** How long to poll without waiting after the last packet, microseconds; 0 for never. */
-  spinUs: number;
-  /** Who decides when the replicas lose sight of each other; null for nobody. */
-  arbiter: ArbiterTimes | null;
-  /** How traffic with the peer is protected; null for plain text. */
-  seal: { renewOctets: number } | null;
-  /** Counts the passes of the loop, for those who watch it: one 32-bit number. */
-  passes: SharedArrayBuffer;
-  /** Where commands arrive. */
-  mailboxFd: number;
-  /** The services of this node. */
-  services: LoopServiceOptions[];
-}
-
-/** One service of the loop. */
-export interface LoopServiceOptions {
-  /** Its name, the same on both nodes. */
-  name: string;
-  /** Service address, canonical text and octets. */
-  address: string;
-  /** The same as octets: 4 or 16. */
-  addressBytes: Uint8Array;
-  /** TCP ports that are served. */
-  ports: number[];
-  /** When client-bound segments may leave (DESIGN 5.3). */
-  commit: "strict" | "ack";
-  /** What becomes of connections whose servers wrote different octets (P5). */
-  divergence: "reset" | "unprotect" | "ignore";
-  /** Input log of one connection, octets. */
-  logLimit: number;
-  /** Memory of its packet core, MiB. */
-  memoryMiB: number;
-  /** Connections that are followed at one time. */
-  capacity: number;
-  /** Refuse connections that cannot be protected, instead of passing them. */
-  refuseUnprotectable: boolean;
-  /** Interface where clients arrive. */
-  interfaceName: string;
-  /** MTU of the path, octets. */
-  mtu: number;
-  /** The TUN on the host's side: its name and both descriptors. */
-  tunName: string;
-  /** Descriptor of the TUN on the clients' side. */
-  netFd: number;
-  /** Descriptor of the TUN on the server's side. */
-  appFd: number;
-  /** Node that is primary at the first start; null for the name that sorts first. */
-  prefer: string | null;
-  /** How long one server's FIN or RST waits for the other's, milliseconds. */
-  finWaitMs: number;
-  /** How far behind a server may be for `lagTimeMs` though it moves, octets. */
-  lagBytes: number;
-  /** How long a server may stand still while the other replica's goes on, milliseconds. */
-  lagTimeMs: number;
-  /** File that keeps the highest epoch. */
-  epochFile: string;
-  /** Log mode; null for hot. */
-  log: {
-    /** A client whose log is full is slowed, instead of going on unprotected. */
-    holds: boolean;
-    /** The server is started by this node. */
-    spawns: boolean;
-  } | null;
-}
-
-/** The last time this replica became primary. */
-export interface Takeover extends TakeoverStatus {
-  /** Why. */
-  reason: TakeoverReason;
-  /** The term that began with it. */
-  epoch: number;
-}
-
-/** What the loop knows about a service. */
-export interface LoopServiceStatus {
-  /** Its name. */
-  name: string;
-  /** This node's role for it. */
-  role: Role;
-  /** Highest epoch known. */
-  epoch: number;
-  /** A standby could take over now. */
-  protected: boolean;
-  /** How many connections there are, by protection. */
-  connections: { total: number; hot: number; log: number; unprotected: number };
-  /** Null when this node has not become primary since it started. */
-  lastTakeover: Takeover | null;
-  /** The core's counters, since the start. */
-  counters: Record<string, number>;
-  /** Questions to the arbiter; times are wall clock, milliseconds since 1970. */
-  arbitration: Arbitration;
-  /** A primary that may send now; it may not while it cannot tell whether another one speaks. */
-  speaks: boolean;
-  /** Our server hangs, as far as its connections show. */
-  appHangs: boolean;
-  /** What was judged lately and on what evidence, oldest first. */
-  judgements: LoopJudgement[];
-  /** Log mode: where its server stands; null in hot mode. */
-  recovery: RecoveryStatus | null;
-}
-
-/** One judgement. */
-export interface LoopJudgement {
-  /** When; ISO 8601. */
-  at: string;
-  /** What. */
-  judgement: string;
-  /** What it rests on. */
-  evidence: Evidence;
-}
-
-/** What the loop knows about a link. */
-export interface LoopLinkStatus {
-  /** Own end, as configured. */
-  local: string;
-  /** The peer's end. */
-  remote: string;
-  /** The peer was heard here in time. */
-  up: boolean;
-  /** Smoothed round trip of beats, microseconds; null before the first. */
-  rttUs: number | null;
-}
-
-/** Answer to the command `status`. */
-export interface LoopStatus {
-  /** One for each service. */
-  services: LoopServiceStatus[];
-  /** One for each link. */
-  links: LoopLinkStatus[];
-  /** What came over the links and was not the peer's, by kind. */
-  refused: Record<RefusalKind, number>;
-  /** Longest pass since the last question, milliseconds. */
-  longestPassMs: number;
-}
-
-/** One connection, for people. */
-export interface LoopConnection {
-  /** Name of its service. */
-  service: string;
-  /** Address and port of the client. */
-  client: string;
-  /** Port of the service. */
-  port: number;
-  /** Where handshake and teardown stand. */
-  state: "handshake" | "established" | "closing" | "closed";
-  /** Whether it would survive the end of this node. */
-  protection: "hot" | "log" | "unprotected";
-  /** Why it is not protected; null when it is. */
-  reason: string | null;
-  /** Octets from the client. */
-  bytesIn: number;
-  /** Octets to the client. */
-  bytesOut: number;
-  /** Since its first segment, milliseconds. */
-  ageMs: number;
-  /** Since its last segment, milliseconds. */
-  idleMs: number;
-  /** Sequence numbers and windows of the record, for diagnosis; see core/flow/connection.ts. */
-  numbers: Record<string, number>;
-}
-
-/** Answer to the command `switch`. */
-export interface LoopSwitch {
-  /** Name of the service. */
-  service: string;
-  /** The new primary's epoch. */
-  epoch: number;
-  /** Connections that were handed over. */
-  connections: number;
-  /** From the last packet forwarded to the peer's word that it speaks, milliseconds. */
-  gapMs: number;
-}
-
-/** Fields of a record that are shown for diagnosis. */
-const NUMBERS = [
-  "flags",
-  "leg",
-  "irs",
-  "rcvNxt",
-  "rangeCount",
-  "legAck",
-  "legNxt",
-  "legEdge",
-  "ackShown",
-  "edgeShown",
-  "peerEdge",
-  "iss",
-  "issDelta",
-  "sndNxt",
-  "sndShown",
-  "cliAck",
-  "cliWnd",
-  "parkBase",
-  "parkEnd",
-  "tsDelta",
-] as const satisfies readonly Field[];
-
-/** Commands through the mailbox. */
-export type LoopCommand =
-  & { id: number }
-  & (
-    | { kind: "status" }
-    | { kind: "connections" }
-    | { kind: "switch"; service: string }
-    /** The spawned server runs as process `pid`, or has ended: how. */
-    | { kind: "app"; service: string; ended: string | null; pid: number | null }
-    /** Log mode: connections leave the server, which is going to be replaced. */
-    | { kind: "detach"; service: string }
-    | { kind: "stop" }
-    | { kind: "verdict"; service: string; verdict: Verdict }
-    /** What a register holds; without a value it could not be read. */
-    | { kind: "register"; service: string; ticket: number; value?: RegisterValue | null }
-    | KeyCommand
-  );
-
-/** One step of a key's life (protocol/keyring.ts); `secret`, to install, in hexadecimal digits. */
-export type KeyCommand =
-  | { kind: "key"; step: "install"; keyId: number; secret: string }
-  | { kind: "key"; step: "use" | "keepOnly"; keyId: number };
-
-/** What the worker posts. */
-export type LoopMessage =
-  | { kind: "started" }
-  | { kind: "failed"; message: string }
-  | { kind: "reply"; id: number; value: unknown }
-  | { kind: "error"; id: number; message: string }
-  /** Asks the arbiter: to decide a claim, or, without one, for what the register holds. */
-  | { kind: "ask"; service: string; ticket: number; claim: Claim | null }
-  | {
-    kind: "log";
-    level: "debug" | "info" | "warn" | "error";
-    text: string;
-    fields: Record<string, unknown>;
-  }
-  /** So much was sealed with the key in use that a new one should be agreed on. */
-  | { kind: "worn" }
-  /** Log mode: the server is wanted here, or no longer. */
-  | { kind: "serve"; service: string; wanted: boolean }
-  | { kind: "stopped" };
-
-/** A peer that takes nothing from the channel for so long is no standby. */
-const STALL_MS = 2000;
 /** A switch that has not come about by then is given up. */
 const SWITCH_MS = 3000;
-/** A channel that has not been greeted by then is closed. */
-const GREET_MS = 1000;
-/** Pause between attempts to open a channel. */
-const RECONNECT_MS = 100;
 /** How long the old primary still hands over what arrives, after the new one speaks. */
 const RELAY_MS = 100;
 /** When the address is announced again after a claim. */
@@ -356,24 +76,10 @@ const ANNOUNCE_AGAIN_MS = [10, 50, 200, 1000] as const;
 const WAIT_MAX_MS = 100;
 /** While timers of the core run. */
 const WAIT_TIMERS_MS = 5;
-const DATAGRAM_MAX = BEAT_MAX + BEAT_HEADER;
 /** Busy passes go on without poll for at most so long: a beat must not lie unread. */
 const POLL_EVERY_MS = 0.5;
-/** Beats are heard only once keys are agreed on: a call, TLS, and three messages. */
-const LISTEN_SEALED_MS = 1000;
-/** Connections that may wait for their greeting. */
-const GREETINGS_MAX = 16;
-/**
- * A beat of the life before is late, and not news; but who has just started may hear a late one after
- * the first of the new life. When the one it took for new is silent for so long, it was the late one.
- */
-const FORMER_MS = 1000;
-/** Sent beats whose time is remembered for the round trip. */
-const BEATS_KEPT = 64;
 /** Judgements that are shown. */
 const JUDGEMENTS_MAX = 32;
-/** What people are told of a connection that a standby follows whose server does not work. */
-const STANDBY_NOT_READY = "the standby's server has ended or hangs";
 /** Between two questions for the address. */
 const PROBE_EVERY_MS = 50;
 /** Between two alarms about one address. */
@@ -393,249 +99,19 @@ const SLICE_US = 100;
  */
 const CAPABILITIES: Capability[] = ["CAP_NET_ADMIN", "CAP_SYS_NICE", "CAP_DAC_OVERRIDE"];
 
-/** Milliseconds since 1970 of a time of `performance.now()`. */
-function wallMs(ms: number): number {
-  return performance.timeOrigin + ms;
-}
-
-/** One path to the peer. */
-class Link implements LinkProgress {
-  readonly local: Endpoint;
-  readonly remote: Endpoint;
-  readonly text: { local: string; remote: string };
-  readonly udp: number;
-  readonly listener: number;
-  readonly seal: BeatSeal | null;
-  heardMs: number | null = null;
-  life: number | null = null;
-  heardSeq = 0;
-  heardAtMs = 0;
-  echoedSeq: number | null = null;
-  rttUs: number | null = null;
-  readonly #sentMs = new Float64Array(BEATS_KEPT);
-
-  constructor(text: { local: string; remote: string }, seal: BeatSeal | null) {
-    this.text = text;
-    this.seal = seal;
-    this.local = parseHostPort(text.local);
-    this.remote = parseHostPort(text.remote);
-    this.udp = bindUdp(this.local, { remote: this.remote });
-    this.listener = listenTcp(this.local);
-  }
-
-  noteSent(seq: number, nowMs: number): void {
-    this.#sentMs[seq % BEATS_KEPT] = nowMs;
-  }
-
-  /** Returns when the beat was sent that this one echoes; null when that is not known. */
-  noteHeard(beat: Beat, nowMs: number, lastSeq: number): number | null {
-    this.heardMs = nowMs;
-    this.life = beat.incarnation;
-    this.heardSeq = beat.seq;
-    this.heardAtMs = nowMs;
-    const sentMs = this.#sentMs[beat.echoSeq % BEATS_KEPT];
-    if (((lastSeq - beat.echoSeq) >>> 0) >= BEATS_KEPT || sentMs === 0) return null;
-    this.echoedSeq = beat.echoSeq;
-    const rttUs = (nowMs - sentMs) * 1000 - beat.echoDelayUs;
-    if (rttUs >= 0 && rttUs <= 10_000_000) {
-      this.rttUs = this.rttUs === null ? rttUs : this.rttUs + (rttUs - this.rttUs) / 8;
-    }
-    return sentMs;
-  }
-
-  close(): void {
-    libc.close(this.udp);
-    libc.close(this.listener);
-    this.seal?.close();
-  }
-}
-
-/** A planned switch on its way. */
-interface Switch {
-  /** The command that asked for it; null when the judge did. */
-  id: number | null;
-  reason: "switch" | HandOverReason;
-  phase: "asking" | "drain" | "handed";
-  /** When the phase began in which nobody speaks. */
-  sinceMs: number;
-  deadlineMs: number;
-  /** Of the new primary, once the arbiter has agreed. */
-  epoch: number;
-}
-
-/** One service in the loop. */
-class Service {
-  readonly options: LoopServiceOptions;
-  readonly core: Core;
-  readonly base: bigint;
-  readonly replica: Replica;
-  readonly judge: Judge;
-  /** Our spawned server runs, or somebody else takes care of it. */
-  appRuns = true;
-  /** The standby says that it could take over, its server included. */
-  peerReady = false;
-  readonly claim: AddressClaim;
-  /** In log mode. */
-  recoverer: Recoverer | null = null;
-  /** Our server was found hanging at the last look. */
-  appHung = false;
-  channel: Channel | null = null;
-  switching: Switch | null = null;
-  lastTakeover: Takeover | null = null;
-  nextConnectMs = 0;
-  /** Which link the next attempt uses. */
-  attempt = 0;
-  announceAtMs: number[] = [];
-  relayUntilMs: number | null = null;
-  /** Primary, but not sure to be the only one: nothing is read from the devices. */
-  isMute = false;
-  readonly judgements: LoopJudgement[] = [];
-  /** A look for somebody who answers for the address. */
-  probe: { ticket: number; untilMs: number; nextMs: number } | null = null;
-  nextAlarmMs = 0;
-  netReady = false;
-  appReady = false;
-  readonly netSlots: bigint[];
-  readonly appSlots: bigint[];
-  readonly vectors: bigint[];
-  readonly netLengthsAt: number;
-  readonly appLengthsAt: number;
-  readonly outListAt: number;
-  readonly outEntry: number;
-  readonly slotSize: number;
-
-  constructor(
-    options: LoopServiceOptions,
-    { loop, token, nowMs }: { loop: LoopOptions; token: string; nowMs: number },
-  ) {
-    this.options = options;
-    this.core = loadCore({
-      memoryMiB: options.memoryMiB,
-      capacity: options.capacity,
-      address: options.addressBytes,
-      ports: options.ports,
-      commit: options.commit,
-      divergence: options.divergence,
-      logLimit: options.logLimit,
-      refuseUnprotectable: options.refuseUnprotectable,
-    });
-    const { wasm } = this.core;
-    this.base = addressOf(this.core.bytes);
-    // Touched now, so that no pass waits for the kernel to find and clear pages.
-    this.core.bytes.fill(0, wasm.netSlots(), wasm.inbox() + wasm.inboxSize());
-    wasm.setBase(Number(this.base & 0xffffffffn), Number(this.base >> 32n));
-    const slots = (first: number) =>
-      Array.from(
-        { length: wasm.batch() },
-        (_, i) => this.base + BigInt(first + i * wasm.slotSize()),
-      );
-    this.netSlots = slots(wasm.netSlots());
-    this.appSlots = slots(wasm.appSlots());
-    this.outListAt = wasm.outList();
-    this.outEntry = wasm.outEntry();
-    this.vectors = Array.from(
-      { length: wasm.outMax() },
-      (_, i) => this.base + BigInt(this.outListAt + i * this.outEntry),
-    );
-    this.netLengthsAt = wasm.netLengths();
-    this.appLengthsAt = wasm.appLengths();
-    this.slotSize = wasm.slotSize();
-    this.replica = new Replica({
-      service: options.name,
-      node: loop.node,
-      peer: loop.peer?.name ?? null,
-      prefer: options.prefer,
-      heartbeatMs: loop.heartbeatMs,
-      detect: loop.detect,
-      epoch: readEpoch(options.epochFile),
-      token,
-      arbiter: loop.arbiter,
-      listenMs: loop.seal === null ? undefined : LISTEN_SEALED_MS,
-    }, nowMs);
-    this.judge = new Judge(loop.node, loop.peer?.name ?? null);
-    wasm.setJudgement(options.finWaitMs);
-    if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
-    // In log mode there is one server, and nothing to compare it with.
-    wasm.setLag(options.lagBytes, options.log === null ? options.lagTimeMs : 0);
-    wasm.setMssMax(this.mssFor(options.mtu));
-    this.claim = new AddressClaim({
-      address: options.address,
-      tunName: options.tunName,
-      interfaceName: options.interfaceName,
-      // Answered from this loop, so that a stopped daemon no longer draws traffic (P6).
-      answers: "caller",
-    });
-    this.claim.prepare();
-  }
-
-  /** Nothing is known against our server. */
-  get appWorks(): boolean {
-    return this.appRuns && this.core.wasm.hangs() === 0;
-  }
-
-  /** Largest MSS for a path of `mtu` octets. */
-  mssFor(mtu: number): number {
-    return mtu - (this.options.addressBytes.length === 4 ? 40 : 60);
-  }
-
-  close(): void {
-    this.channel?.close();
-    this.channel = null;
-    this.claim.close();
-  }
-}
-
-/** The stored epoch; 0 when there is none yet. */
-function readEpoch(file: string): number {
-  let text: string;
-  try {
-    text = Deno.readTextFileSync(file);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return 0;
-    throw error;
-  }
-  const epoch = Number(text.trim());
-  if (!Number.isInteger(epoch) || epoch < 0 || epoch > 0xffffffff) {
-    throw new Error(
-      `Cannot use epoch file ${file}: it holds ${
-        JSON.stringify(text.slice(0, 40))
-      }, allowed is a ` +
-        `number below 2^32`,
-    );
-  }
-  return epoch;
-}
-
-/** Stores an epoch so that a reader sees the old or the new one, never half. */
-function writeEpoch(file: string, epoch: number): void {
-  const temporary = `${file}.new`;
-  Deno.writeTextFileSync(temporary, `${epoch}\n`, { mode: 0o600 });
-  Deno.renameSync(temporary, file);
-}
-
 /** The data plane. */
 class DataLoop {
   readonly #options: LoopOptions;
   readonly #passes: Int32Array<SharedArrayBuffer>;
   readonly #services: Service[] = [];
   readonly #links: Link[] = [];
-  readonly #greeting = new Map<number, Greeting>();
   /** Null for plain text. */
   readonly #keyring: Keyring | null;
-  readonly #refusals = new Refusals((text, fields) => this.#log("warn", text, fields));
-  readonly #datagram = new Memory(DATAGRAM_MAX);
-  readonly #datagramPlace = placeOf(this.#datagram.bytes);
-  readonly #beatOut = new Memory(DATAGRAM_MAX);
-  readonly #beatPlace = placeOf(this.#beatOut.bytes);
+  readonly #refusals = new Refusals((text, fields) => log("warn", text, fields));
+  readonly #beats: Beats;
+  readonly #channels: Channels;
   readonly #polls = new Memory(8 * 256);
   #pollCount = 0;
-  readonly #incarnation: number;
-  /** Starts anywhere, so that echoes of a former life are not taken for ours. */
-  #beatSeq: number;
-  #nextBeatMs = 0;
-  #lastBeatMs = 0;
-  /** The newest beat of the peer, and its life before this one. */
-  #peerLife = { incarnation: -1, seq: 0, heardMs: -Infinity, former: -1 };
   #stopping = false;
   #longestPassMs = 0;
   readonly #priority = new Priority(SLICE_US);
@@ -650,10 +126,19 @@ class DataLoop {
     this.#options = options;
     this.#passes = new Int32Array(options.passes);
     this.#spin = new Spin(options.spinUs);
-    [this.#incarnation, this.#beatSeq] = crypto.getRandomValues(new Uint32Array(2));
-    const token = this.#incarnation.toString(16);
+    const [incarnation, seq] = crypto.getRandomValues(new Uint32Array(2));
+    const token = incarnation.toString(16);
     const nowMs = performance.now();
     this.#keyring = options.seal === null ? null : new Keyring(options.seal.renewOctets);
+    const shared = {
+      loop: options,
+      links: this.#links,
+      services: this.#services,
+      keyring: this.#keyring,
+      refusals: this.#refusals,
+    };
+    this.#beats = new Beats({ ...shared, incarnation, seq });
+    this.#channels = new Channels(shared);
     try {
       if (this.#keyring !== null) openLibcrypto();
       for (const link of options.peer?.links ?? []) {
@@ -688,15 +173,7 @@ class DataLoop {
       service.close();
     }
     for (const link of this.#links) link.close();
-    for (const fd of this.#greeting.keys()) this.#dropGreeting(fd);
-  }
-
-  #log(
-    level: "debug" | "info" | "warn" | "error",
-    text: string,
-    fields: Record<string, unknown> = {},
-  ): void {
-    post({ kind: "log", level, text, fields });
+    this.#channels.closeAll();
   }
 
   // One pass ------------------------------------------------------------------------------------
@@ -712,7 +189,8 @@ class DataLoop {
     }
     if (busy) this.#spin.noteBusy(startMs);
     else this.#nextPollMs = 0;
-    this.#beatIfDue();
+    this.#beats.sendIfDue();
+    this.#channels.closeLate(startMs);
     for (const service of this.#services) this.#judge(service, startMs);
     if (this.#keyring?.takeWorn()) post({ kind: "worn" });
     this.#passedMs = performance.now();
@@ -735,7 +213,7 @@ class DataLoop {
       return false;
     }
     this.#nextPollMs = nowMs + POLL_EVERY_MS;
-    let waitMs = Math.min(WAIT_MAX_MS, this.#nextBeatMs - nowMs);
+    let waitMs = Math.min(WAIT_MAX_MS, this.#beats.nextMs - nowMs);
     for (const service of this.#services) {
       const { wasm } = service.core;
       if (service.isMute) waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
@@ -761,7 +239,7 @@ class DataLoop {
       this.#add(link.udp, POLLIN);
       this.#add(link.listener, POLLIN);
     }
-    for (const { fd } of this.#greeting.values()) this.#add(fd, POLLIN);
+    for (const fd of this.#channels.greeting) this.#add(fd, POLLIN);
     for (const service of this.#services) {
       const { channel, options } = service;
       const frozen = service.isMute || service.switching?.phase === "drain";
@@ -798,13 +276,14 @@ class DataLoop {
 
   #receiveControl(nowMs: number): void {
     let index = 0;
+    const { greeting } = this.#channels; // before accept() adds to them
     if (this.#events(index++) !== 0) this.#takeCommands(nowMs);
     for (const link of this.#links) {
-      if (this.#events(index++) !== 0) this.#receiveBeats(link);
-      if (this.#events(index++) !== 0) this.#accept(link, nowMs);
+      if (this.#events(index++) !== 0) this.#beats.receive(link, (news) => this.#hear(news));
+      if (this.#events(index++) !== 0) this.#channels.accept(link, nowMs);
     }
-    for (const greeting of [...this.#greeting.values()]) {
-      if (this.#events(index++) !== 0) this.#greet(greeting.fd, nowMs);
+    for (const fd of greeting) {
+      if (this.#events(index++) !== 0) this.#channels.greet(fd, nowMs);
     }
     for (const service of this.#services) {
       service.netReady = this.#events(index++) !== 0;
@@ -812,7 +291,7 @@ class DataLoop {
       const events = this.#events(index++);
       const { channel } = service;
       if (channel !== null && (events & POLLOUT) !== 0) {
-        if (!channel.connected) this.#finishConnect(service, channel, nowMs);
+        if (!channel.connected) this.#channels.finishConnect(service, channel, nowMs);
         else channel.flush(nowMs);
       }
       if (this.#events(index++) !== 0) {
@@ -822,333 +301,20 @@ class DataLoop {
     }
   }
 
-  // Beats ---------------------------------------------------------------------------------------
+  // What the peer says ----------------------------------------------------------------------------
 
-  /** Between the parts of a pass too: a long pass is work, not silence. */
-  #beatIfDue(): void {
-    const nowMs = performance.now();
-    if (nowMs < this.#nextBeatMs) return;
-    this.#nextBeatMs = Math.max(this.#nextBeatMs + this.#options.heartbeatMs, nowMs);
-    this.#sendBeats(nowMs);
-  }
-
-  #sendBeats(nowMs: number): void {
-    if (this.#links.length === 0) return;
-    this.#beatSeq = (this.#beatSeq + 1) >>> 0;
-    this.#lastBeatMs = nowMs;
-    const services = this.#services.map((s) => ({
-      name: s.options.name,
-      role: s.replica.role,
-      epoch: s.replica.epoch,
-      ready: s.replica.ready && s.appWorks,
-      asking: s.replica.asking,
-      voided: s.replica.voided,
-    }));
-    for (const link of this.#links) {
-      // Before the first agreement nobody could tell that a beat is ours.
-      if (link.seal !== null && !link.seal.canSend) continue;
-      const bytes = encodeBeat({
-        kind: "beat",
-        node: this.#options.node,
-        incarnation: this.#incarnation,
-        seq: this.#beatSeq,
-        echoSeq: link.heardSeq,
-        echoDelayUs: Math.min(0xffffffff, Math.round((nowMs - link.heardAtMs) * 1000)),
-        services,
-      });
-      this.#beatOut.bytes.set(bytes, link.seal === null ? 0 : BEAT_HEADER);
-      const length = link.seal?.seal(this.#beatPlace, bytes.length) ?? bytes.length;
-      link.noteSent(this.#beatSeq, nowMs);
-      // A link that is down refuses; its silence is noticed on the other side.
-      libc.send(link.udp, this.#beatOut.address, length, 0);
-    }
-  }
-
-  #receiveBeats(link: Link): void {
-    let heard = false;
-    for (let i = 0; i < 256; i++) {
-      const length = libc.recv(link.udp, this.#datagram.address, DATAGRAM_MAX, 0);
-      if (length < 0) break;
-      let beat: Beat;
-      try {
-        beat = this.#openBeat(link, length);
-      } catch (error) {
-        if (!(error instanceof MessageError)) throw error;
-        const fields = { link: link.text.local, why: error.message };
-        this.#refusals.note("datagram", fields, performance.now());
-        continue;
+  #hear({ beat, nowMs, echoedMs, isReborn }: BeatNews): void {
+    const token = beat.incarnation.toString(16);
+    for (const said of beat.services) {
+      const service = this.#services.find((s) => s.options.name === said.name);
+      if (service === undefined) continue;
+      // TCP tells nobody that a host has lost its power, while nothing is sent to it.
+      if (isReborn && service.replica.role === "standby") {
+        this.#channels.close(service, "the peer has started again", nowMs);
       }
-      // Not the time this pass began: the peer's lease rests on when we have heard it.
-      const nowMs = performance.now();
-      const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
-      heard = true;
-      const { incarnation } = this.#peerLife;
-      if (!this.#isNews(beat, nowMs)) continue;
-      const isReborn = incarnation !== -1 && incarnation !== beat.incarnation;
-      const token = beat.incarnation.toString(16);
-      for (const said of beat.services) {
-        const service = this.#services.find((s) => s.options.name === said.name);
-        if (service !== undefined) {
-          // TCP tells nobody that a host has lost its power, while nothing is sent to it.
-          if (isReborn && service.replica.role === "standby") {
-            this.#closeChannel(service, "the peer has started again", nowMs);
-          }
-          service.peerReady = said.ready;
-          this.#perform(
-            service,
-            service.replica.handleBeat(said, { nowMs, echoedMs, token }),
-            nowMs,
-          );
-        }
-      }
+      service.peerReady = said.ready;
+      this.#perform(service, service.replica.handleBeat(said, { nowMs, echoedMs, token }), nowMs);
     }
-    // An echo at once: the peer's lease is then as long as it can be.
-    if (heard && performance.now() - this.#lastBeatMs > this.#options.heartbeatMs / 2) {
-      this.#nextBeatMs = 0;
-      this.#beatIfDue();
-    }
-  }
-
-  /** Whether a beat is newer than all before it: links may deliver in any order, and twice. */
-  #isNews({ incarnation, seq }: Beat, nowMs: number): boolean {
-    const life = this.#peerLife;
-    if (life.incarnation === incarnation) {
-      if (((seq - life.seq) | 0) <= 0) return false;
-    } else if (life.former === incarnation && nowMs - life.heardMs < FORMER_MS) return false;
-    this.#peerLife = {
-      incarnation,
-      seq,
-      heardMs: nowMs,
-      former: life.incarnation === incarnation ? life.former : life.incarnation,
-    };
-    return true;
-  }
-
-  /** The beat in the datagram of `length` octets that was received last; throws MessageError. */
-  #openBeat(link: Link, length: number): Beat {
-    const why = link.seal?.open(this.#datagramPlace, length) ?? null;
-    if (why !== null) throw new MessageError(why);
-    const start = link.seal === null ? 0 : BEAT_HEADER;
-    const beat = decodeBeat(this.#datagram.bytes.slice(start, length));
-    if (beat.node === this.#options.peer?.name) return beat;
-    throw new MessageError(
-      `it comes from node "${beat.node}", expected "${this.#options.peer?.name}"`,
-    );
-  }
-
-  // Channels ------------------------------------------------------------------------------------
-
-  /** A standby's connection: which service it is for, its first frame says. */
-  #accept(link: Link, nowMs: number): void {
-    for (;;) {
-      const accepted = acceptTcp(link.listener);
-      if (accepted === null) return;
-      if (this.#greeting.size >= GREETINGS_MAX) {
-        libc.close(accepted.fd);
-        this.#refusals.note("connection", { why: "too many wait for a greeting" }, nowMs);
-        continue;
-      }
-      const seal = this.#streamSeal(false);
-      this.#greeting.set(accepted.fd, new Greeting(accepted.fd, { seal, nowMs }));
-    }
-  }
-
-  /** What protects a connection that we have opened, or accepted; null for plain text. */
-  #streamSeal(connects: boolean): StreamSeal | null {
-    const { node, peer } = this.#options;
-    if (this.#keyring === null) return null;
-    return new StreamSeal(this.#keyring, { node, peer: peer!.name, connects });
-  }
-
-  #greet(fd: number, nowMs: number): void {
-    const greeting = this.#greeting.get(fd);
-    if (greeting === undefined) return;
-    try {
-      const hello = greeting.receive();
-      if (hello === null) return;
-      this.#greeting.delete(fd);
-      this.#welcome(greeting, hello, nowMs);
-    } catch (error) {
-      if (!(error instanceof MessageError)) throw error;
-      this.#refusals.note("connection", { why: error.message }, nowMs);
-      this.#dropGreeting(fd);
-    }
-  }
-
-  #dropGreeting(fd: number): void {
-    this.#greeting.get(fd)?.seal?.close();
-    this.#greeting.delete(fd);
-    libc.close(fd);
-  }
-
-  /** Takes a standby's hello: from now on it counts. */
-  #welcome(greeting: Greeting, hello: Hello, nowMs: number): void {
-    if (hello.kind === "resume") return this.#resume(greeting, hello, nowMs);
-    const { fd, seal } = greeting;
-    const service = this.#services.find((s) => s.options.name === hello.service);
-    const refusal = service === undefined
-      ? `no service "${hello.service}" here`
-      : hello.node !== this.#options.peer?.name
-      ? `node "${hello.node}" is not our peer`
-      : service.replica.role !== "primary" || service.switching !== null
-      ? "not primary"
-      : null;
-    if (service === undefined || refusal !== null) {
-      this.#log("info", "standby refused", { service: hello.service, why: refusal });
-      seal?.close();
-      libc.close(fd);
-      return;
-    }
-    if (service.channel !== null) this.#closeChannel(service, "a new one replaces it", nowMs);
-    const { core, options, replica } = service;
-    const channel = new Channel(fd, {
-      core,
-      base: service.base,
-      connected: true,
-      seal,
-      session: this.#links.length > 1 ? hello.session : 0,
-      link: null,
-      nowMs,
-    });
-    service.channel = channel;
-    channel.open = true;
-    channel.epoch = replica.epoch;
-    core.wasm.setMssMax(service.mssFor(Math.min(options.mtu, hello.mtu)));
-    core.wasm.begin(nowMs >>> 0);
-    // Whatever an earlier standby had is gone: those connections are unprotected.
-    core.wasm.standbyLost();
-    core.wasm.standbyJoined(hello.logLimit);
-    channel.send({
-      kind: "welcome",
-      node: this.#options.node,
-      epoch: replica.epoch,
-      mtu: options.mtu,
-      logLimit: options.logLimit,
-      capacity: options.capacity,
-    }, nowMs);
-    replica.handleChannelUp(replica.epoch);
-    this.#log("info", "standby joined", {
-      service: options.name,
-      node: hello.node,
-      epoch: replica.epoch,
-    });
-  }
-
-  /** The peer goes on with its channel on another connection. */
-  #resume({ fd, seal }: Greeting, asked: Hello & { kind: "resume" }, nowMs: number): void {
-    const service = this.#services.find((s) => s.options.name === asked.service);
-    const channel = service?.channel ?? null;
-    const isKnown = channel !== null && channel.canResume && channel.session === asked.session;
-    if (!isKnown || asked.node !== this.#options.peer?.name || asked.epoch < channel.epoch) {
-      this.#log("info", "resumption refused", { service: asked.service, epoch: asked.epoch });
-      seal?.close();
-      libc.close(fd);
-      return;
-    }
-    channel.attach(fd, { seal, connected: true, link: null, nowMs });
-    service!.core.wasm.committed(asked.applied);
-    const { epoch } = service!.replica;
-    channel.resume(asked.applied, nowMs, { kind: "resumed", epoch, applied: channel.applied });
-    this.#log("info", "channel resumed", { service: asked.service });
-  }
-
-  /** A channel between several links outlives its connection; any other one is closed. */
-  #noteBroken(service: Service, why: string, nowMs: number): void {
-    const channel = service.channel!;
-    // Closed after our greeting: the other side knows of no such channel.
-    const isRefused = channel.suspendedSinceMs !== null && channel.connected;
-    if (!channel.canResume || isRefused) return this.#closeChannel(service, why, nowMs);
-    channel.suspend(nowMs);
-    this.#log("info", "channel suspended", { service: service.options.name, why });
-  }
-
-  #keepUp(service: Service, channel: Channel, nowMs: number): void {
-    const { heartbeatMs, detect } = this.#options;
-    const why = keepUp(channel, {
-      links: this.#links,
-      detect,
-      heartbeatMs,
-      nowMs,
-      connect: (index) => {
-        const fd = this.#connectOver(this.#links[index]);
-        if (fd === null) return;
-        channel.attach(fd, { seal: this.#streamSeal(true), connected: false, link: index, nowMs });
-      },
-      log: (text, fields) => this.#log("info", text, { service: service.options.name, ...fields }),
-    });
-    if (why !== null) this.#closeChannel(service, why, nowMs);
-  }
-
-  /** Begins a connection; null when the link refuses at once. */
-  #connectOver(link: Link): number | null {
-    try {
-      return connectTcp({ address: link.local.address, port: 0 }, link.remote);
-    } catch (error) {
-      this.#log("debug", "cannot open a channel", { why: (error as Error).message });
-      return null;
-    }
-  }
-
-  #connect(service: Service, nowMs: number): void {
-    if (service.channel !== null || nowMs < service.nextConnectMs) return;
-    if (this.#keyring !== null && this.#keyring.sendId === null) return;
-    service.nextConnectMs = nowMs + RECONNECT_MS;
-    const index = linkFor(service.attempt++, this.#links, this.#options.detect);
-    const fd = this.#connectOver(this.#links[index]);
-    if (fd === null) return;
-    service.channel = new Channel(fd, {
-      core: service.core,
-      base: service.base,
-      connected: false,
-      seal: this.#streamSeal(true),
-      session: this.#links.length > 1 ? crypto.getRandomValues(new Uint32Array(1))[0] : 0,
-      link: index,
-      nowMs,
-    });
-  }
-
-  #finishConnect(service: Service, channel: Channel, nowMs: number): void {
-    const trouble = socketError(channel.fd);
-    if (trouble !== 0) {
-      this.#noteBroken(service, `connecting failed with error ${trouble}`, nowMs);
-      return;
-    }
-    channel.connected = true;
-    const { options } = service;
-    if (channel.open) {
-      channel.greet({
-        kind: "resume",
-        node: this.#options.node,
-        service: options.name,
-        epoch: service.replica.epoch,
-        session: channel.session,
-        applied: channel.applied,
-      }, nowMs);
-      return;
-    }
-    service.replica.handleGreeting();
-    channel.greet({
-      kind: "hello",
-      node: this.#options.node,
-      service: options.name,
-      epoch: service.replica.epoch,
-      mtu: options.mtu,
-      logLimit: options.logLimit,
-      capacity: options.capacity,
-      session: channel.session,
-    }, nowMs);
-  }
-
-  #closeChannel(service: Service, why: string, nowMs: number): void {
-    const { channel, replica } = service;
-    if (channel === null) return;
-    if (channel.refused !== null) this.#refusals.note("frame", { why: channel.refused }, nowMs);
-    const wasOpen = channel.open;
-    channel.close();
-    service.channel = null;
-    service.nextConnectMs = nowMs + RECONNECT_MS;
-    if (wasOpen) this.#log("info", "channel closed", { service: service.options.name, why });
-    replica.handleChannelDown(why);
   }
 
   #handleFrame(service: Service, channel: Channel, frame: Frame, body: number): void {
@@ -1185,7 +351,7 @@ class DataLoop {
         this.#forget(service, nowMs);
         wasm.setRole(CoreRole.standby);
         replica.handleChannelUp(frame.epoch);
-        this.#log("info", "following", {
+        log("info", "following", {
           service: options.name,
           primary: frame.node,
           epoch: frame.epoch,
@@ -1211,7 +377,7 @@ class DataLoop {
         }
         wasm.committed(frame.applied);
         channel.resume(frame.applied, nowMs);
-        this.#log("info", "channel resumed", {
+        log("info", "channel resumed", {
           service: options.name,
           link: this.#links[channel.link!].text.local,
         });
@@ -1236,10 +402,10 @@ class DataLoop {
         this.#handleFrame(service, channel!, frame, body);
       });
       if (trouble !== null && service.channel === channel) {
-        this.#noteBroken(service, trouble, nowMs);
+        this.#channels.noteBroken(service, trouble, nowMs);
       }
       channel = service.channel;
-      this.#beatIfDue();
+      this.#beats.sendIfDue();
     }
     service.isMute = replica.role === "primary" && !replica.maySpeak(performance.now());
     if (service.isMute) return busy;
@@ -1287,7 +453,7 @@ class DataLoop {
     }
     if (wasm.bodyLength() > 0) channel.sendBody(replica.epoch, nowMs);
     else if (ackDue || channel.owesConfirmation) channel.acknowledge(replica.epoch, nowMs);
-    if (channel.isClosed) this.#closeChannel(service, "its backlog is full", nowMs);
+    if (channel.isClosed) this.#channels.close(service, "its backlog is full", nowMs);
   }
 
   /** Writes the output list; an entry starts as the iovec that writev(2) wants. */
@@ -1295,7 +461,7 @@ class DataLoop {
     const { core, options, replica, vectors, outListAt, outEntry } = service;
     const { view, wasm } = core;
     for (let i = 0; i < count; i++) {
-      if ((i & 7) === 7) this.#beatIfDue();
+      if ((i & 7) === 7) this.#beats.sendIfDue();
       const toServer = view.getUint32(outListAt + i * outEntry + 16, true) === 1;
       // For each one anew: a process that is stopped here and continued after the takeover must not say
       // even what is left of a pass (seen at one of 50 SIGSTOPs, with a look for eight packets).
@@ -1311,24 +477,13 @@ class DataLoop {
 
   // Roles ---------------------------------------------------------------------------------------
 
-  /** Time, greetings that take too long, a peer that stalls, announcements that are due. */
+  /** Time, a peer that stalls, announcements that are due. */
   #judge(service: Service, nowMs: number): void {
-    const { channel, replica, switching } = service;
-    for (const { fd, sinceMs } of this.#greeting.values()) {
-      if (nowMs - sinceMs <= GREET_MS) continue;
-      this.#refusals.note("connection", { why: `no greeting came in ${GREET_MS} ms` }, nowMs);
-      this.#dropGreeting(fd);
-    }
-    if (channel !== null) {
-      if (!channel.open && nowMs - channel.sinceMs > GREET_MS) {
-        this.#closeChannel(service, "no greeting came", nowMs);
-      } else if (channel.stalledSinceMs !== null && nowMs - channel.stalledSinceMs > STALL_MS) {
-        this.#closeChannel(service, `the peer took nothing for ${STALL_MS} ms`, nowMs);
-      } else this.#keepUp(service, channel, nowMs);
-    }
+    const { replica, switching } = service;
+    this.#channels.watch(service, nowMs);
     const hung = service.core.wasm.hangs() !== 0;
     if (service.appHung && !hung) {
-      this.#log("info", "server goes on", { service: service.options.name });
+      log("info", "server goes on", { service: service.options.name });
     }
     service.appHung = hung;
     this.#perform(service, replica.handleTime(nowMs), nowMs);
@@ -1370,7 +525,7 @@ class DataLoop {
           this.#takeOver(service, effect, nowMs);
           break;
         case "follow":
-          this.#connect(service, nowMs);
+          this.#channels.connect(service, nowMs);
           break;
         case "dropStandby":
           this.#dropStandby(service, effect.reason);
@@ -1419,7 +574,7 @@ class DataLoop {
     core.wasm.standbyLost();
     service.channel?.close();
     service.channel = null;
-    this.#log("warn", "standby lost", { service: options.name, why: reason });
+    log("warn", "standby lost", { service: options.name, why: reason });
     this.#endSwitch(service, `the standby was lost (${reason})`);
   }
 
@@ -1436,7 +591,7 @@ class DataLoop {
     service.switching = null;
     if (switching.id !== null) post({ kind: "error", id: switching.id, message });
     else {
-      this.#log("error", "hand-over failed", { service: options.name, why: message });
+      log("error", "hand-over failed", { service: options.name, why: message });
       this.#carryOut(service, judge.handleHandOverFailed(performance.now()), performance.now());
     }
   }
@@ -1452,7 +607,7 @@ class DataLoop {
     }
     if (replica.role !== "primary" || nowMs < service.nextAlarmMs) return;
     service.nextAlarmMs = nowMs + ALARM_EVERY_MS;
-    this.#log("error", "another host claims the address", {
+    log("error", "another host claims the address", {
       service: options.name,
       address: options.address,
       by: mac,
@@ -1466,7 +621,7 @@ class DataLoop {
   ): void {
     const { judgement, evidence } = effect;
     this.#remember(service, judgement, evidence);
-    this.#log("info", judgement, { service: service.options.name, ...evidence });
+    log("info", judgement, { service: service.options.name, ...evidence });
   }
 
   #remember({ judgements }: Service, judgement: string, evidence: Evidence): void {
@@ -1502,7 +657,7 @@ class DataLoop {
     service.channel?.close();
     service.channel = null;
     this.#endSwitch(service, reason);
-    this.#log("error", "retired", { service: options.name, why: reason });
+    log("error", "retired", { service: options.name, why: reason });
   }
 
   /** Forgets all connections and ends them at our own server, who would wait for nobody. */
@@ -1564,7 +719,7 @@ class DataLoop {
     };
     // A pass that was under way goes on with an empty output list.
     wasm.begin(performance.now() >>> 0);
-    this.#log("info", "primary", {
+    log("info", "primary", {
       service: options.name,
       reason: effect.reason,
       epoch: effect.epoch,
@@ -1696,7 +851,7 @@ class DataLoop {
         this.#noteJudgement(service, { kind: "judgement", judgement: reason, evidence });
       },
       onRecovered: ({ last }: RecoveryStatus) =>
-        this.#log("info", "connections live again", { service: options.name, ...last }),
+        log("info", "connections live again", { service: options.name, ...last }),
     };
     const { spawns } = options.log;
     service.recoverer = new Recoverer(core, { ports: options.ports, spawns, nowMs, host });
@@ -1751,7 +906,7 @@ class DataLoop {
     service.switching = null;
     const gapMs = nowMs - switching.sinceMs;
     const connections = service.core.wasm.recordsUsed();
-    this.#log("info", "handed over", {
+    log("info", "handed over", {
       service: options.name,
       epoch: replica.epoch,
       reason: switching.reason,
@@ -1774,7 +929,11 @@ class DataLoop {
           post({ kind: "reply", id: command.id, value: this.#status(nowMs) });
           break;
         case "connections":
-          post({ kind: "reply", id: command.id, value: this.#connections(nowMs) });
+          post({
+            kind: "reply",
+            id: command.id,
+            value: this.#services.flatMap((service) => connectionsOf(service, nowMs)),
+          });
           break;
         case "switch":
           this.#startSwitch(command.id, command.service, nowMs);
@@ -1823,120 +982,12 @@ class DataLoop {
     this.#longestPassMs = 0;
     const silenceMs = this.#options.heartbeatMs * this.#options.detect;
     return {
-      services: this.#services.map((service) => {
-        const { core, replica, options } = service;
-        let total = 0;
-        let hot = 0;
-        let log = 0;
-        const top = core.wasm.highWater();
-        const standby = replica.role === "standby";
-        const works = standby ? service.appWorks : service.peerReady;
-        for (let i = 0; i < top; i++) {
-          const at = core.wasm.recordAt(i);
-          if (at === 0) continue;
-          total++;
-          const kept = protection(core, at, standby);
-          if (kept === "hot" && works) hot++;
-          else if (kept === "log") log++;
-        }
-        return {
-          name: options.name,
-          role: replica.role,
-          epoch: replica.epoch,
-          protected: replica.ready && service.appWorks && (standby || service.peerReady),
-          connections: { total, hot, log, unprotected: total - hot - log },
-          appHangs: core.wasm.hangs() !== 0,
-          lastTakeover: service.lastTakeover,
-          counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
-          arbitration: inWallTime(replica.arbitration),
-          speaks: replica.maySpeak(nowMs),
-          judgements: service.judgements,
-          recovery: service.recoverer?.status(nowMs) ?? null,
-        };
-      }),
-      links: this.#links.map((link) => ({
-        local: link.text.local,
-        remote: link.text.remote,
-        up: link.heardMs !== null && nowMs - link.heardMs <= silenceMs,
-        rttUs: link.rttUs === null ? null : Math.round(link.rttUs),
-      })),
+      services: this.#services.map((service) => serviceStatus(service, nowMs)),
+      links: this.#links.map((link) => linkStatus(link, nowMs, silenceMs)),
       refused: { ...this.#refusals.counts },
       longestPassMs,
     };
   }
-
-  #connections(nowMs: number): LoopConnection[] {
-    const list: LoopConnection[] = [];
-    for (const service of this.#services) {
-      const { core, replica, options } = service;
-      const { view, offsets } = core;
-      const top = core.wasm.highWater();
-      const standby = replica.role === "standby";
-      const works = standby ? service.appWorks : service.peerReady;
-      const now = nowMs >>> 0;
-      for (let i = 0; i < top; i++) {
-        const at = core.wasm.recordAt(i);
-        if (at === 0) continue;
-        const u32 = (field: Field) => view.getUint32(at + offsets[field], true);
-        const ports = u32("ports");
-        const phase = u32("phase");
-        const followed = protection(core, at, standby);
-        const kept = followed === "hot" && !works ? "unprotected" : followed;
-        list.push({
-          service: options.name,
-          client: endpointText(core.bytes, at, options.addressBytes.length, ports & 0xffff),
-          port: ports >>> 16,
-          state: phase <= 2
-            ? "handshake"
-            : phase === 3
-            ? "established"
-            : phase === 4
-            ? "closing"
-            : "closed",
-          protection: kept,
-          reason: kept === "hot"
-            ? null
-            : followed === "hot"
-            ? STANDBY_NOT_READY
-            : REASONS[u32("reason")] ?? null,
-          bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
-          bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
-          ageMs: (now - u32("openedAt")) >>> 0,
-          idleMs: (now - u32("seenAt")) >>> 0,
-          numbers: Object.fromEntries(NUMBERS.map((field) => [field, u32(field)])),
-        });
-      }
-    }
-    return list;
-  }
-}
-
-/**
- * "hot": the standby has the connection, and its server has accepted it; "log": whoever is to serve it
- * next can be played all that the client has said.
- */
-function protection(core: Core, at: number, standby: boolean): LoopConnection["protection"] {
-  const { view, offsets } = core;
-  const flags = view.getUint32(at + offsets.flags, true);
-  if ((flags & RecordFlag.logged) !== 0) return "log";
-  if (view.getUint32(at + offsets.reason, true) !== 0) return "unprotected";
-  return standby || (flags & RecordFlag.hot) !== 0 ? "hot" : "unprotected";
-}
-
-function endpointText(bytes: Uint8Array, at: number, length: number, port: number): string {
-  if (length === 4) return `${bytes.slice(at, at + 4).join(".")}:${port}`;
-  const groups: string[] = [];
-  for (let i = 0; i < 16; i += 2) {
-    groups.push(((bytes[at + i] << 8) | bytes[at + i + 1]).toString(16));
-  }
-  return `[${groups.join(":").replace(/(^|:)0(:0)+(:|$)/, "::")}]:${port}`;
-}
-
-function inWallTime(arbitration: Arbitration): Arbitration {
-  const { last } = arbitration;
-  return last === null
-    ? arbitration
-    : { ...arbitration, last: { ...last, atMs: wallMs(last.atMs) } };
 }
 
 /** The core's newest findings; see core/judgement.ts. */
@@ -1956,10 +1007,6 @@ function readFindings({ wasm, view }: Core, count: number): CoreFinding[] {
 
 function round(ms: number): number {
   return Math.round(ms * 1000) / 1000;
-}
-
-function post(message: LoopMessage): void {
-  self.postMessage(message);
 }
 
 self.onmessage = (event: MessageEvent<LoopOptions>) => {

@@ -25,7 +25,7 @@ import net from "node:net";
 import tls from "node:tls";
 import { type Endpoint, formatHostPort, parseHostPort } from "./io/address.ts";
 import { type IdentityFiles, loadIdentity, nodeOf, SERVER_NAME } from "./identity.ts";
-import type { KeyCommand } from "./loop.ts";
+import type { KeyCommand } from "./loop/messages.ts";
 import {
   Agreement,
   type AgreementEffect,

@@ -6,7 +6,7 @@ import net from "node:net";
 import tls from "node:tls";
 import { createAuthority, type Credentials, issueCertificate } from "../../runtime/certificates.ts";
 import { loadIdentity, nodeOf } from "../../runtime/identity.ts";
-import type { KeyCommand } from "../../runtime/loop.ts";
+import type { KeyCommand } from "../../runtime/loop/messages.ts";
 import { createLogger } from "../../runtime/log.ts";
 import { controlEndpoint, PeerControl } from "../../runtime/peer_control.ts";
 import { Refusals } from "../../runtime/refusals.ts";

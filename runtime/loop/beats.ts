@@ -1,0 +1,184 @@
+/**
+ * beats.ts - says on every link that this thread is alive, and hears the peer say so
+ *
+ * Theory of operation
+ * A beat leaves every `heartbeatMs` on each link, and at once in answer to one that was heard a while
+ * after ours: the peer's lease rests on our echo of its beat. Beats carry what the replicas of all
+ * services say (protocol/message.ts); of several that say the same, and of those that come late,
+ * only the first is news.
+ */
+import { libc, Memory } from "../io/libc.ts";
+import { type Beat, BEAT_MAX, decodeBeat, encodeBeat, MessageError } from "../protocol/message.ts";
+import type { Refusals } from "../refusals.ts";
+import { BEAT_HEADER, placeOf } from "../seal.ts";
+import type { Link } from "./link.ts";
+import type { LoopOptions } from "./messages.ts";
+import type { Service } from "./service.ts";
+
+const DATAGRAM_MAX = BEAT_MAX + BEAT_HEADER;
+/** Datagrams that are read from a link in a pass. */
+const DATAGRAMS_MAX = 256;
+/**
+ * A beat of the life before is late, and not news; but who has just started may hear a late one after
+ * the first of the new life. When the one it took for new is silent for so long, it was the late one.
+ */
+const FORMER_MS = 1000;
+
+/** A beat that is newer than all before it. */
+export interface BeatNews {
+  /** It. */
+  beat: Beat;
+  /** When it was heard, milliseconds. */
+  nowMs: number;
+  /** When the beat was sent that it echoes; null when that is not known. */
+  echoedMs: number | null;
+  /** The peer has started again since the last one. */
+  isReborn: boolean;
+}
+
+/** What beats are sent for. */
+export interface BeatsOptions {
+  /** The loop's. */
+  loop: LoopOptions;
+  /** This life of the node. */
+  incarnation: number;
+  /** Number of the beat before the first: anything, so that nobody takes echoes of a former life for ours. */
+  seq: number;
+  /** Where they go. */
+  links: readonly Link[];
+  /** What they tell of. */
+  services: readonly Service[];
+  /** Counts what is not the peer's. */
+  refusals: Refusals;
+}
+
+/** The beats of a node. */
+export class Beats {
+  readonly #options: LoopOptions;
+  readonly #links: readonly Link[];
+  readonly #services: readonly Service[];
+  readonly #refusals: Refusals;
+  readonly #incarnation: number;
+  readonly #datagram = new Memory(DATAGRAM_MAX);
+  readonly #datagramPlace = placeOf(this.#datagram.bytes);
+  readonly #beatOut = new Memory(DATAGRAM_MAX);
+  readonly #beatPlace = placeOf(this.#beatOut.bytes);
+  #beatSeq: number;
+  #nextBeatMs = 0;
+  #lastBeatMs = 0;
+  /** The newest beat of the peer, and its life before this one. */
+  #peerLife = { incarnation: -1, seq: 0, heardMs: -Infinity, former: -1 };
+
+  /** Sends nothing yet. */
+  constructor({ loop, incarnation, seq, links, services, refusals }: BeatsOptions) {
+    this.#options = loop;
+    this.#incarnation = incarnation;
+    this.#beatSeq = seq;
+    this.#links = links;
+    this.#services = services;
+    this.#refusals = refusals;
+  }
+
+  /** When the next one is due, milliseconds. */
+  get nextMs(): number {
+    return this.#nextBeatMs;
+  }
+
+  /** Between the parts of a pass too: a long pass is work, not silence. */
+  sendIfDue(): void {
+    const nowMs = performance.now();
+    if (nowMs < this.#nextBeatMs) return;
+    this.#nextBeatMs = Math.max(this.#nextBeatMs + this.#options.heartbeatMs, nowMs);
+    this.#send(nowMs);
+  }
+
+  #send(nowMs: number): void {
+    if (this.#links.length === 0) return;
+    this.#beatSeq = (this.#beatSeq + 1) >>> 0;
+    this.#lastBeatMs = nowMs;
+    const services = this.#services.map((s) => ({
+      name: s.options.name,
+      role: s.replica.role,
+      epoch: s.replica.epoch,
+      ready: s.replica.ready && s.appWorks,
+      asking: s.replica.asking,
+      voided: s.replica.voided,
+    }));
+    for (const link of this.#links) {
+      // Before the first agreement nobody could tell that a beat is ours.
+      if (link.seal !== null && !link.seal.canSend) continue;
+      const bytes = encodeBeat({
+        kind: "beat",
+        node: this.#options.node,
+        incarnation: this.#incarnation,
+        seq: this.#beatSeq,
+        echoSeq: link.heardSeq,
+        echoDelayUs: Math.min(0xffffffff, Math.round((nowMs - link.heardAtMs) * 1000)),
+        services,
+      });
+      this.#beatOut.bytes.set(bytes, link.seal === null ? 0 : BEAT_HEADER);
+      const length = link.seal?.seal(this.#beatPlace, bytes.length) ?? bytes.length;
+      link.noteSent(this.#beatSeq, nowMs);
+      // A link that is down refuses; its silence is noticed on the other side.
+      libc.send(link.udp, this.#beatOut.address, length, 0);
+    }
+  }
+
+  /** Reads a link's beats; `news` hears of each that is newer than all before it. */
+  receive(link: Link, news: (news: BeatNews) => void): void {
+    let heard = false;
+    for (let i = 0; i < DATAGRAMS_MAX; i++) {
+      const length = libc.recv(link.udp, this.#datagram.address, DATAGRAM_MAX, 0);
+      if (length < 0) break;
+      let beat: Beat;
+      try {
+        beat = this.#open(link, length);
+      } catch (error) {
+        if (!(error instanceof MessageError)) throw error;
+        const fields = { link: link.text.local, why: error.message };
+        this.#refusals.note("datagram", fields, performance.now());
+        continue;
+      }
+      // Not the time this pass began: the peer's lease rests on when we have heard it.
+      const nowMs = performance.now();
+      const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
+      heard = true;
+      const { incarnation } = this.#peerLife;
+      if (!this.#isNews(beat, nowMs)) continue;
+      const isReborn = incarnation !== -1 && incarnation !== beat.incarnation;
+      news({ beat, nowMs, echoedMs, isReborn });
+    }
+    // An echo at once: the peer's lease is then as long as it can be.
+    if (heard && performance.now() - this.#lastBeatMs > this.#options.heartbeatMs / 2) {
+      this.#nextBeatMs = 0;
+      this.sendIfDue();
+    }
+  }
+
+  /** Whether a beat is newer than all before it: links may deliver in any order, and twice. */
+  #isNews({ incarnation, seq }: Beat, nowMs: number): boolean {
+    const life = this.#peerLife;
+    if (life.incarnation === incarnation) {
+      if (((seq - life.seq) | 0) <= 0) return false;
+    } else if (life.former === incarnation && nowMs - life.heardMs < FORMER_MS) return false;
+    this.#peerLife = {
+      incarnation,
+      seq,
+      heardMs: nowMs,
+      former: life.incarnation === incarnation ? life.former : life.incarnation,
+    };
+    return true;
+  }
+
+  /** The beat in the datagram of `length` octets that was received last; throws MessageError. */
+  #open(link: Link, length: number): Beat {
+    const why = link.seal?.open(this.#datagramPlace, length) ?? null;
+    if (why !== null) throw new MessageError(why);
+    const start = link.seal === null ? 0 : BEAT_HEADER;
+    const beat = decodeBeat(this.#datagram.bytes.slice(start, length));
+    if (beat.node === this.#options.peer?.name) return beat;
+    throw new MessageError(
+      `it comes from node "${beat.node}", expected "${this.#options.peer?.name}"`,
+    );
+  }
+}

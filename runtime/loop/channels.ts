@@ -1,0 +1,313 @@
+/**
+ * channels.ts - how replicas find each other's channels: greetings, resumption, ends
+ *
+ * Theory of operation
+ * A standby connects over one of the links and says hello; the primary answers with welcome, and from
+ * then on the standby counts. Where there are several links a channel outlives its connection: it is
+ * suspended, and goes on over another link (resumption.ts). A connection that says nothing is closed
+ * after GREET_MS, a peer that takes nothing after STALL_MS.
+ *
+ * Limits: GREETINGS_MAX connections wait for their greeting; channel.ts bounds what waits in a channel.
+ */
+import { Channel } from "../channel.ts";
+import { Greeting, type Hello } from "../greeting.ts";
+import { libc } from "../io/libc.ts";
+import { acceptTcp, connectTcp, socketError } from "../io/socket.ts";
+import type { Keyring } from "../protocol/keyring.ts";
+import { linkFor } from "../protocol/links.ts";
+import { MessageError } from "../protocol/message.ts";
+import type { Refusals } from "../refusals.ts";
+import { keepUp } from "../resumption.ts";
+import { StreamSeal } from "../seal.ts";
+import type { Link } from "./link.ts";
+import { log, type LoopOptions } from "./messages.ts";
+import type { Service } from "./service.ts";
+
+/** A peer that takes nothing from the channel for so long is no standby. */
+const STALL_MS = 2000;
+/** A channel that has not been greeted by then is closed. */
+const GREET_MS = 1000;
+/** Pause between attempts to open a channel. */
+const RECONNECT_MS = 100;
+/** Connections that may wait for their greeting. */
+const GREETINGS_MAX = 16;
+
+/** What the channels of a node are made of. */
+export interface ChannelsOptions {
+  /** The loop's. */
+  loop: LoopOptions;
+  /** Paths to the peer. */
+  links: readonly Link[];
+  /** Whose channels they are. */
+  services: readonly Service[];
+  /** Null for plain text. */
+  keyring: Keyring | null;
+  /** Counts what is not the peer's. */
+  refusals: Refusals;
+}
+
+/** The channels of a node's services. */
+export class Channels {
+  readonly #options: LoopOptions;
+  readonly #links: readonly Link[];
+  readonly #services: readonly Service[];
+  readonly #keyring: Keyring | null;
+  readonly #refusals: Refusals;
+  readonly #greeting = new Map<number, Greeting>();
+
+  /** Opens nothing yet. */
+  constructor({ loop, links, services, keyring, refusals }: ChannelsOptions) {
+    this.#options = loop;
+    this.#links = links;
+    this.#services = services;
+    this.#keyring = keyring;
+    this.#refusals = refusals;
+  }
+
+  /** Descriptors of those that have not greeted yet. */
+  get greeting(): number[] {
+    return [...this.#greeting.keys()];
+  }
+
+  /** A standby's connection: which service it is for, its first frame says. */
+  accept(link: Link, nowMs: number): void {
+    for (;;) {
+      const accepted = acceptTcp(link.listener);
+      if (accepted === null) return;
+      if (this.#greeting.size >= GREETINGS_MAX) {
+        libc.close(accepted.fd);
+        this.#refusals.note("connection", { why: "too many wait for a greeting" }, nowMs);
+        continue;
+      }
+      const seal = this.#streamSeal(false);
+      this.#greeting.set(accepted.fd, new Greeting(accepted.fd, { seal, nowMs }));
+    }
+  }
+
+  /** What protects a connection that we have opened, or accepted; null for plain text. */
+  #streamSeal(connects: boolean): StreamSeal | null {
+    const { node, peer } = this.#options;
+    if (this.#keyring === null) return null;
+    return new StreamSeal(this.#keyring, { node, peer: peer!.name, connects });
+  }
+
+  /** Reads what a connection says first. */
+  greet(fd: number, nowMs: number): void {
+    const greeting = this.#greeting.get(fd);
+    if (greeting === undefined) return;
+    try {
+      const hello = greeting.receive();
+      if (hello === null) return;
+      this.#greeting.delete(fd);
+      this.#welcome(greeting, hello, nowMs);
+    } catch (error) {
+      if (!(error instanceof MessageError)) throw error;
+      this.#refusals.note("connection", { why: error.message }, nowMs);
+      this.#dropGreeting(fd);
+    }
+  }
+
+  #dropGreeting(fd: number): void {
+    this.#greeting.get(fd)?.seal?.close();
+    this.#greeting.delete(fd);
+    libc.close(fd);
+  }
+
+  /** Takes a standby's hello: from now on it counts. */
+  #welcome(greeting: Greeting, hello: Hello, nowMs: number): void {
+    if (hello.kind === "resume") return this.#resume(greeting, hello, nowMs);
+    const { fd, seal } = greeting;
+    const service = this.#services.find((s) => s.options.name === hello.service);
+    const refusal = service === undefined
+      ? `no service "${hello.service}" here`
+      : hello.node !== this.#options.peer?.name
+      ? `node "${hello.node}" is not our peer`
+      : service.replica.role !== "primary" || service.switching !== null
+      ? "not primary"
+      : null;
+    if (service === undefined || refusal !== null) {
+      log("info", "standby refused", { service: hello.service, why: refusal });
+      seal?.close();
+      libc.close(fd);
+      return;
+    }
+    if (service.channel !== null) this.close(service, "a new one replaces it", nowMs);
+    const { core, options, replica } = service;
+    const channel = new Channel(fd, {
+      core,
+      base: service.base,
+      connected: true,
+      seal,
+      session: this.#links.length > 1 ? hello.session : 0,
+      link: null,
+      nowMs,
+    });
+    service.channel = channel;
+    channel.open = true;
+    channel.epoch = replica.epoch;
+    core.wasm.setMssMax(service.mssFor(Math.min(options.mtu, hello.mtu)));
+    core.wasm.begin(nowMs >>> 0);
+    // Whatever an earlier standby had is gone: those connections are unprotected.
+    core.wasm.standbyLost();
+    core.wasm.standbyJoined(hello.logLimit);
+    channel.send({
+      kind: "welcome",
+      node: this.#options.node,
+      epoch: replica.epoch,
+      mtu: options.mtu,
+      logLimit: options.logLimit,
+      capacity: options.capacity,
+    }, nowMs);
+    replica.handleChannelUp(replica.epoch);
+    log("info", "standby joined", {
+      service: options.name,
+      node: hello.node,
+      epoch: replica.epoch,
+    });
+  }
+
+  /** The peer goes on with its channel on another connection. */
+  #resume({ fd, seal }: Greeting, asked: Hello & { kind: "resume" }, nowMs: number): void {
+    const service = this.#services.find((s) => s.options.name === asked.service);
+    const channel = service?.channel ?? null;
+    const isKnown = channel !== null && channel.canResume && channel.session === asked.session;
+    if (!isKnown || asked.node !== this.#options.peer?.name || asked.epoch < channel.epoch) {
+      log("info", "resumption refused", { service: asked.service, epoch: asked.epoch });
+      seal?.close();
+      libc.close(fd);
+      return;
+    }
+    channel.attach(fd, { seal, connected: true, link: null, nowMs });
+    service!.core.wasm.committed(asked.applied);
+    const { epoch } = service!.replica;
+    channel.resume(asked.applied, nowMs, { kind: "resumed", epoch, applied: channel.applied });
+    log("info", "channel resumed", { service: asked.service });
+  }
+
+  /** A channel between several links outlives its connection; any other one is closed. */
+  noteBroken(service: Service, why: string, nowMs: number): void {
+    const channel = service.channel!;
+    // Closed after our greeting: the other side knows of no such channel.
+    const isRefused = channel.suspendedSinceMs !== null && channel.connected;
+    if (!channel.canResume || isRefused) return this.close(service, why, nowMs);
+    channel.suspend(nowMs);
+    log("info", "channel suspended", { service: service.options.name, why });
+  }
+
+  #keepUp(service: Service, channel: Channel, nowMs: number): void {
+    const { heartbeatMs, detect } = this.#options;
+    const why = keepUp(channel, {
+      links: this.#links,
+      detect,
+      heartbeatMs,
+      nowMs,
+      connect: (index) => {
+        const fd = this.#connectOver(this.#links[index]);
+        if (fd === null) return;
+        channel.attach(fd, { seal: this.#streamSeal(true), connected: false, link: index, nowMs });
+      },
+      log: (text, fields) => log("info", text, { service: service.options.name, ...fields }),
+    });
+    if (why !== null) this.close(service, why, nowMs);
+  }
+
+  /** Begins a connection; null when the link refuses at once. */
+  #connectOver(link: Link): number | null {
+    try {
+      return connectTcp({ address: link.local.address, port: 0 }, link.remote);
+    } catch (error) {
+      log("debug", "cannot open a channel", { why: (error as Error).message });
+      return null;
+    }
+  }
+
+  /** Standby: opens a channel, unless there is one or the last attempt was just now. */
+  connect(service: Service, nowMs: number): void {
+    if (service.channel !== null || nowMs < service.nextConnectMs) return;
+    if (this.#keyring !== null && this.#keyring.sendId === null) return;
+    service.nextConnectMs = nowMs + RECONNECT_MS;
+    const index = linkFor(service.attempt++, this.#links, this.#options.detect);
+    const fd = this.#connectOver(this.#links[index]);
+    if (fd === null) return;
+    service.channel = new Channel(fd, {
+      core: service.core,
+      base: service.base,
+      connected: false,
+      seal: this.#streamSeal(true),
+      session: this.#links.length > 1 ? crypto.getRandomValues(new Uint32Array(1))[0] : 0,
+      link: index,
+      nowMs,
+    });
+  }
+
+  /** A connection stands or was refused: says hello, or goes on where the last one ended. */
+  finishConnect(service: Service, channel: Channel, nowMs: number): void {
+    const trouble = socketError(channel.fd);
+    if (trouble !== 0) {
+      this.noteBroken(service, `connecting failed with error ${trouble}`, nowMs);
+      return;
+    }
+    channel.connected = true;
+    const { options } = service;
+    if (channel.open) {
+      channel.greet({
+        kind: "resume",
+        node: this.#options.node,
+        service: options.name,
+        epoch: service.replica.epoch,
+        session: channel.session,
+        applied: channel.applied,
+      }, nowMs);
+      return;
+    }
+    service.replica.handleGreeting();
+    channel.greet({
+      kind: "hello",
+      node: this.#options.node,
+      service: options.name,
+      epoch: service.replica.epoch,
+      mtu: options.mtu,
+      logLimit: options.logLimit,
+      capacity: options.capacity,
+      session: channel.session,
+    }, nowMs);
+  }
+
+  /** Ends a service's channel; the replica is told. */
+  close(service: Service, why: string, nowMs: number): void {
+    const { channel, replica } = service;
+    if (channel === null) return;
+    if (channel.refused !== null) this.#refusals.note("frame", { why: channel.refused }, nowMs);
+    const wasOpen = channel.open;
+    channel.close();
+    service.channel = null;
+    service.nextConnectMs = nowMs + RECONNECT_MS;
+    if (wasOpen) log("info", "channel closed", { service: service.options.name, why });
+    replica.handleChannelDown(why);
+  }
+
+  /** Closes what is greeted too late. */
+  closeLate(nowMs: number): void {
+    for (const { fd, sinceMs } of this.#greeting.values()) {
+      if (nowMs - sinceMs <= GREET_MS) continue;
+      this.#refusals.note("connection", { why: `no greeting came in ${GREET_MS} ms` }, nowMs);
+      this.#dropGreeting(fd);
+    }
+  }
+
+  /** Looks after a service's channel as time goes by. */
+  watch(service: Service, nowMs: number): void {
+    const { channel } = service;
+    if (channel === null) return;
+    if (!channel.open && nowMs - channel.sinceMs > GREET_MS) {
+      this.close(service, "no greeting came", nowMs);
+    } else if (channel.stalledSinceMs !== null && nowMs - channel.stalledSinceMs > STALL_MS) {
+      this.close(service, `the peer took nothing for ${STALL_MS} ms`, nowMs);
+    } else this.#keepUp(service, channel, nowMs);
+  }
+
+  /** Closes the connections of those that have not greeted. */
+  closeAll(): void {
+    for (const fd of this.#greeting.keys()) this.#dropGreeting(fd);
+  }
+}

@@ -1,0 +1,183 @@
+/**
+ * service.ts - what the loop keeps of one service: its core, its replica, its channel, its address
+ *
+ * Theory of operation
+ * A service has a packet core of its own. Addresses of the core's batch slots and of its output list
+ * are computed once, as 64-bit numbers, so that nothing is allocated for a packet.
+ */
+import type { Channel } from "../channel.ts";
+import { type Core, loadCore } from "../core.ts";
+import { AddressClaim } from "../io/address_claim.ts";
+import { addressOf } from "../io/libc.ts";
+import { type HandOverReason, Judge } from "../protocol/judge.ts";
+import { Replica } from "../protocol/replica.ts";
+import type { Recoverer } from "../recoverer.ts";
+import { readEpoch } from "./epoch_file.ts";
+import type { LoopJudgement, LoopOptions, LoopServiceOptions, Takeover } from "./messages.ts";
+
+/** Beats are heard only once keys are agreed on: a call, TLS, and three messages. */
+const LISTEN_SEALED_MS = 1000;
+
+/** A planned switch on its way. */
+export interface Switch {
+  /** The command that asked for it; null when the judge did. */
+  id: number | null;
+  /** What the new primary is told. */
+  reason: "switch" | HandOverReason;
+  /** Asking the arbiter, reading nothing until all is committed, or waiting for the peer. */
+  phase: "asking" | "drain" | "handed";
+  /** When the phase began in which nobody speaks. */
+  sinceMs: number;
+  /** When it is given up, milliseconds. */
+  deadlineMs: number;
+  /** Of the new primary, once the arbiter has agreed. */
+  epoch: number;
+}
+
+/** One service in the loop. */
+export class Service {
+  /** From the configuration. */
+  readonly options: LoopServiceOptions;
+  /** Its packets. */
+  readonly core: Core;
+  /** Address of the core's memory. */
+  readonly base: bigint;
+  /** Who is primary. */
+  readonly replica: Replica;
+  /** Whose server has failed. */
+  readonly judge: Judge;
+  /** Our spawned server runs, or somebody else takes care of it. */
+  appRuns = true;
+  /** The standby says that it could take over, its server included. */
+  peerReady = false;
+  /** Its address on the network. */
+  readonly claim: AddressClaim;
+  /** In log mode. */
+  recoverer: Recoverer | null = null;
+  /** Our server was found hanging at the last look. */
+  appHung = false;
+  /** To the other replica; null while there is none. */
+  channel: Channel | null = null;
+  /** A switch that is under way. */
+  switching: Switch | null = null;
+  /** When this node became primary last. */
+  lastTakeover: Takeover | null = null;
+  /** When a channel is tried again, milliseconds. */
+  nextConnectMs = 0;
+  /** Which link the next attempt uses. */
+  attempt = 0;
+  /** When the address is announced again, milliseconds, ascending. */
+  announceAtMs: number[] = [];
+  /** Handed over: until when what arrives here is passed on, milliseconds. */
+  relayUntilMs: number | null = null;
+  /** Primary, but not sure to be the only one: nothing is read from the devices. */
+  isMute = false;
+  /** What was judged lately, oldest first. */
+  readonly judgements: LoopJudgement[] = [];
+  /** A look for somebody who answers for the address. */
+  probe: { ticket: number; untilMs: number; nextMs: number } | null = null;
+  /** When an alarm about the address may be given again, milliseconds. */
+  nextAlarmMs = 0;
+  /** The clients' device may have packets. */
+  netReady = false;
+  /** The server's may. */
+  appReady = false;
+  /** Addresses of the batch slots for clients' packets. */
+  readonly netSlots: bigint[];
+  /** The same for the server's. */
+  readonly appSlots: bigint[];
+  /** Addresses of the entries of the output list, each of which starts with an iovec. */
+  readonly vectors: bigint[];
+  /** Where the core reads the lengths of clients' packets, an offset in its memory. */
+  readonly netLengthsAt: number;
+  /** The same for the server's. */
+  readonly appLengthsAt: number;
+  /** Where the output list begins, an offset too. */
+  readonly outListAt: number;
+  /** Octets of an entry. */
+  readonly outEntry: number;
+  /** Octets of a batch slot. */
+  readonly slotSize: number;
+
+  /** Loads its core; throws when the host cannot hold it. */
+  constructor(
+    options: LoopServiceOptions,
+    { loop, token, nowMs }: { loop: LoopOptions; token: string; nowMs: number },
+  ) {
+    this.options = options;
+    this.core = loadCore({
+      memoryMiB: options.memoryMiB,
+      capacity: options.capacity,
+      address: options.addressBytes,
+      ports: options.ports,
+      commit: options.commit,
+      divergence: options.divergence,
+      logLimit: options.logLimit,
+      refuseUnprotectable: options.refuseUnprotectable,
+    });
+    const { wasm } = this.core;
+    this.base = addressOf(this.core.bytes);
+    // Touched now, so that no pass waits for the kernel to find and clear pages.
+    this.core.bytes.fill(0, wasm.netSlots(), wasm.inbox() + wasm.inboxSize());
+    wasm.setBase(Number(this.base & 0xffffffffn), Number(this.base >> 32n));
+    const slots = (first: number) =>
+      Array.from(
+        { length: wasm.batch() },
+        (_, i) => this.base + BigInt(first + i * wasm.slotSize()),
+      );
+    this.netSlots = slots(wasm.netSlots());
+    this.appSlots = slots(wasm.appSlots());
+    this.outListAt = wasm.outList();
+    this.outEntry = wasm.outEntry();
+    this.vectors = Array.from(
+      { length: wasm.outMax() },
+      (_, i) => this.base + BigInt(this.outListAt + i * this.outEntry),
+    );
+    this.netLengthsAt = wasm.netLengths();
+    this.appLengthsAt = wasm.appLengths();
+    this.slotSize = wasm.slotSize();
+    this.replica = new Replica({
+      service: options.name,
+      node: loop.node,
+      peer: loop.peer?.name ?? null,
+      prefer: options.prefer,
+      heartbeatMs: loop.heartbeatMs,
+      detect: loop.detect,
+      epoch: readEpoch(options.epochFile),
+      token,
+      arbiter: loop.arbiter,
+      listenMs: loop.seal === null ? undefined : LISTEN_SEALED_MS,
+    }, nowMs);
+    this.judge = new Judge(loop.node, loop.peer?.name ?? null);
+    wasm.setJudgement(options.finWaitMs);
+    if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
+    // In log mode there is one server, and nothing to compare it with.
+    wasm.setLag(options.lagBytes, options.log === null ? options.lagTimeMs : 0);
+    wasm.setMssMax(this.mssFor(options.mtu));
+    this.claim = new AddressClaim({
+      address: options.address,
+      tunName: options.tunName,
+      interfaceName: options.interfaceName,
+      // Answered from this loop, so that a stopped daemon no longer draws traffic (P6).
+      answers: "caller",
+    });
+    this.claim.prepare();
+  }
+
+  /** Nothing is known against our server. */
+  get appWorks(): boolean {
+    return this.appRuns && this.core.wasm.hangs() === 0;
+  }
+
+  /** Largest MSS for a path of `mtu` octets. */
+  mssFor(mtu: number): number {
+    return mtu - (this.options.addressBytes.length === 4 ? 40 : 60);
+  }
+
+  /** Gives the address and the channel back. */
+  close(): void {
+    this.channel?.close();
+    this.channel = null;
+    this.claim.close();
+  }
+}

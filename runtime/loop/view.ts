@@ -1,0 +1,158 @@
+/**
+ * view.ts - what people and programs are told of services, links and connections
+ *
+ * Theory of operation
+ * Read from the core's records and from the replicas at the moment of the question; nothing is kept.
+ */
+import { type Core, type Field, readCounters, REASONS, RecordFlag } from "../core.ts";
+import type { Arbitration } from "../protocol/replica.ts";
+import type { Link } from "./link.ts";
+import type { LoopConnection, LoopLinkStatus, LoopServiceStatus } from "./messages.ts";
+import type { Service } from "./service.ts";
+
+/** Fields of a record that are shown for diagnosis. */
+const NUMBERS = [
+  "flags",
+  "leg",
+  "irs",
+  "rcvNxt",
+  "rangeCount",
+  "legAck",
+  "legNxt",
+  "legEdge",
+  "ackShown",
+  "edgeShown",
+  "peerEdge",
+  "iss",
+  "issDelta",
+  "sndNxt",
+  "sndShown",
+  "cliAck",
+  "cliWnd",
+  "parkBase",
+  "parkEnd",
+  "tsDelta",
+] as const satisfies readonly Field[];
+
+/** What people are told of a connection that a standby follows whose server does not work. */
+const STANDBY_NOT_READY = "the standby's server has ended or hangs";
+
+/** Milliseconds since 1970 of a time of `performance.now()`. */
+export function wallMs(ms: number): number {
+  return performance.timeOrigin + ms;
+}
+
+/** One service. */
+export function serviceStatus(service: Service, nowMs: number): LoopServiceStatus {
+  const { core, replica, options } = service;
+  let total = 0;
+  let hot = 0;
+  let log = 0;
+  const top = core.wasm.highWater();
+  const standby = replica.role === "standby";
+  const works = standby ? service.appWorks : service.peerReady;
+  for (let i = 0; i < top; i++) {
+    const at = core.wasm.recordAt(i);
+    if (at === 0) continue;
+    total++;
+    const kept = protection(core, at, standby);
+    if (kept === "hot" && works) hot++;
+    else if (kept === "log") log++;
+  }
+  return {
+    name: options.name,
+    role: replica.role,
+    epoch: replica.epoch,
+    protected: replica.ready && service.appWorks && (standby || service.peerReady),
+    connections: { total, hot, log, unprotected: total - hot - log },
+    appHangs: core.wasm.hangs() !== 0,
+    lastTakeover: service.lastTakeover,
+    counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
+    arbitration: inWallTime(replica.arbitration),
+    speaks: replica.maySpeak(nowMs),
+    judgements: service.judgements,
+    recovery: service.recoverer?.status(nowMs) ?? null,
+  };
+}
+
+/** One link; it is up while the peer's last beat there is no older than `silenceMs`. */
+export function linkStatus(link: Link, nowMs: number, silenceMs: number): LoopLinkStatus {
+  return {
+    local: link.text.local,
+    remote: link.text.remote,
+    up: link.heardMs !== null && nowMs - link.heardMs <= silenceMs,
+    rttUs: link.rttUs === null ? null : Math.round(link.rttUs),
+  };
+}
+
+/** Every connection of a service. */
+export function connectionsOf(service: Service, nowMs: number): LoopConnection[] {
+  const list: LoopConnection[] = [];
+  const { core, replica, options } = service;
+  const { view, offsets } = core;
+  const top = core.wasm.highWater();
+  const standby = replica.role === "standby";
+  const works = standby ? service.appWorks : service.peerReady;
+  const now = nowMs >>> 0;
+  for (let i = 0; i < top; i++) {
+    const at = core.wasm.recordAt(i);
+    if (at === 0) continue;
+    const u32 = (field: Field) => view.getUint32(at + offsets[field], true);
+    const ports = u32("ports");
+    const phase = u32("phase");
+    const followed = protection(core, at, standby);
+    const kept = followed === "hot" && !works ? "unprotected" : followed;
+    list.push({
+      service: options.name,
+      client: endpointText(core.bytes, at, options.addressBytes.length, ports & 0xffff),
+      port: ports >>> 16,
+      state: phase <= 2
+        ? "handshake"
+        : phase === 3
+        ? "established"
+        : phase === 4
+        ? "closing"
+        : "closed",
+      protection: kept,
+      reason: kept === "hot"
+        ? null
+        : followed === "hot"
+        ? STANDBY_NOT_READY
+        : REASONS[u32("reason")] ?? null,
+      bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
+      bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
+      ageMs: (now - u32("openedAt")) >>> 0,
+      idleMs: (now - u32("seenAt")) >>> 0,
+      numbers: Object.fromEntries(NUMBERS.map((field) => [field, u32(field)])),
+    });
+  }
+  return list;
+}
+
+/**
+ * "hot": the standby has the connection, and its server has accepted it; "log": whoever is to serve it
+ * next can be played all that the client has said.
+ */
+function protection(core: Core, at: number, standby: boolean): LoopConnection["protection"] {
+  const { view, offsets } = core;
+  const flags = view.getUint32(at + offsets.flags, true);
+  if ((flags & RecordFlag.logged) !== 0) return "log";
+  if (view.getUint32(at + offsets.reason, true) !== 0) return "unprotected";
+  return standby || (flags & RecordFlag.hot) !== 0 ? "hot" : "unprotected";
+}
+
+function endpointText(bytes: Uint8Array, at: number, length: number, port: number): string {
+  if (length === 4) return `${bytes.slice(at, at + 4).join(".")}:${port}`;
+  const groups: string[] = [];
+  for (let i = 0; i < 16; i += 2) {
+    groups.push(((bytes[at + i] << 8) | bytes[at + i + 1]).toString(16));
+  }
+  return `[${groups.join(":").replace(/(^|:)0(:0)+(:|$)/, "::")}]:${port}`;
+}
+
+function inWallTime(arbitration: Arbitration): Arbitration {
+  const { last } = arbitration;
+  return last === null
+    ? arbitration
+    : { ...arbitration, last: { ...last, atMs: wallMs(last.atMs) } };
+}
