@@ -515,6 +515,8 @@ export class Replica {
     this.#epoch = epoch;
     this.#stateEpoch = epoch;
     this.#heldEpoch = null;
+    // It has all we had: its last beat, that it is still joining, is older than that.
+    this.#peerRole = "standby";
     return this.#become("standby", [{ kind: "storeEpoch", epoch }]);
   }
 
