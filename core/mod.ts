@@ -36,7 +36,17 @@ import {
 import { count, Counter, countersAt, isCommitted, Role, servePort as serve, state } from "./state";
 import { after, before } from "./wire/bytes";
 import { sum as wireSum } from "./wire/checksum";
-import { at, Connection, Flag, has, isTold, Leg, Phase, RECORD_SIZE } from "./flow/connection";
+import {
+  at,
+  Connection,
+  Flag,
+  has,
+  isTold,
+  Leg,
+  Phase,
+  Reason,
+  RECORD_SIZE,
+} from "./flow/connection";
 import { COMPARISON_SIZE } from "./flow/comparison";
 import { find as findFlow } from "./flow/table";
 import { rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
@@ -70,6 +80,7 @@ import {
   demote as toStandby,
   forgetAll as forgetRecords,
   markAll as markRecords,
+  oldestTold as oldestSegment,
   promote as toPrimary,
   speak as speakSome,
   standbyJoined as joined,
@@ -371,12 +382,27 @@ export function standbyJoined(peerLogLimit: u32): void {
 
 /** The standby is gone. */
 export function standbyLost(): void {
-  lost();
+  lost(Reason.StandbyLost);
 }
 
-/** Standby to primary: see takeover.ts. Returns the number of connections. */
-export function promote(peerStays: u32): u32 {
-  return toPrimary(peerStays != 0);
+/** Log mode: the disk that was our standby takes no more. */
+export function storeLost(): void {
+  lost(Reason.StoreLost);
+}
+
+/** Log mode: the segment of the disk's log that the next message, sent or applied, belongs to. */
+export function setSegment(segment: u32): void {
+  state().segment = segment;
+}
+
+/** Log mode: the oldest segment that a connection still needs; 2^32 - 1 for none. */
+export function oldestTold(): u32 {
+  return oldestSegment();
+}
+
+/** Standby to primary: see takeover.ts; `staying` as there. Returns the number of connections. */
+export function promote(staying: u32): u32 {
+  return toPrimary(staying);
 }
 
 /** Speaks for connections after the address is claimed; 1 when more remain. */

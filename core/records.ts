@@ -109,6 +109,7 @@ export function writeOpen(c: Connection, asks: bool): bool {
   store<u32>(to, state().now, 60);
   if (asks) return true;
   noteInput();
+  c.toldIn = state().segment;
   state().openSeq = state().messageSeq;
   return true;
 }
@@ -151,6 +152,8 @@ export function writeEarly(c: Connection): bool {
 export function writeClose(c: Connection, how: CloseHow, seq: u32): void {
   const to = begin(c, RecordType.Close, how, CLOSE_SIZE);
   if (to) store<u32>(to, seq, 8);
+  // What its client is told from now on, nobody could go on from who has not heard this.
+  if (state().logMode && how == CloseHow.Dropped) noteInput();
 }
 
 /** Tells the primary that a connection is not protected here. */

@@ -187,6 +187,8 @@ export class State {
   logMode: u32 = 0;
   /** Log mode: a client is slowed when its log is full, instead of going on unprotected. */
   logHolds: u32 = 0;
+  /** Segment of the disk's log that the next message goes to; 0 where there is none. */
+  segment: u32 = 0;
   /** A server is there to be fed; always so in hot mode. */
   feeding: u32 = 0;
   /** Next record `detach()` looks at. */

@@ -45,7 +45,8 @@
  *     lag_time = "2s"
  *     log_limit = "8MiB"                    hot: what the standby's server has not read of one connection
  *     log = { store = "memory", limit = "64MiB", full = "unprotect" }
- *                                           log: all a client may send; then unprotect | hold its client
+ *                                           log: all a client may send; then unprotect | hold its client;
+ *                                           store = "disk": on one host alone, with commit = "strict"
  *     memory = "256MiB"                     all tables, logs and parked segments of the service
  *     max_connections = 65536               more are passed through unprotected
  *
@@ -205,8 +206,8 @@ export interface ServiceConfig {
 
 /** Table `log` of a service. */
 export interface LogConfig {
-  /** Where logs are kept. */
-  store: "memory";
+  /** Where logs are kept: on disk they outlive the daemon and its host's power. */
+  store: "memory" | "disk";
   /** What is kept of one connection, octets from its first. */
   limitBytes: number;
   /** At the limit the connection becomes unprotected, or its client is held. */
@@ -727,12 +728,7 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
     const mode = service.mode === "log" ? "log" : "hot";
     if (isTable(service.log)) {
       const { store } = service.log as Record<string, unknown>;
-      if (store === "disk") {
-        problems.push({
-          path: `${path}.log.store`,
-          message: 'found "disk", which is not available yet, allowed: "memory"',
-        });
-      }
+      if (store === "disk") problems.push(...diskProblems(raw, service, path));
       if (mode === "hot") {
         problems.push({
           path: `${path}.log`,
@@ -774,6 +770,26 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
       message: `${found}, allowed: true, which accepts that replicas talk in plain text, ` +
         "or certificates in tls instead",
     });
+  }
+  return problems;
+}
+
+/** What a service with its log on disk cannot have. */
+function diskProblems(
+  raw: Record<string, unknown>,
+  service: Record<string, unknown>,
+  path: string,
+): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  const refuse = (message: string) => problems.push({ path: `${path}.log.store`, message });
+  if (tablesAt(raw.peer).length > 0) {
+    refuse('found "disk" beside [[peer]], allowed: one host alone; with a peer, "memory"');
+  }
+  if (isTable(raw.cluster) && isTable((raw.cluster as Record<string, unknown>).arbiter)) {
+    refuse('found "disk" beside cluster.arbiter, allowed: one host alone, which asks nobody');
+  }
+  if (service.commit === "ack") {
+    refuse('found "disk" beside commit = "ack", allowed: commit = "strict"');
   }
   return problems;
 }
@@ -902,7 +918,7 @@ function toConfig(document: Document, file: string): Config {
       lagBytes: s.lag_bytes,
       lagTimeMs: s.lag_time / 1000,
       logLimitBytes: s.log_limit,
-      log: { store: "memory", limitBytes: s.log.limit, full: s.log.full },
+      log: { store: s.log.store, limitBytes: s.log.limit, full: s.log.full },
       memoryBytes: s.memory,
       maxConnections: s.max_connections,
     })),

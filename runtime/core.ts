@@ -88,8 +88,18 @@ export interface CoreExports {
   standbyJoined(peerLogLimit: number): void;
   /** The standby is gone. */
   standbyLost(): void;
-  /** Standby to primary: see takeover.ts. Returns the number of connections. */
-  promote(peerStays: number): number;
+  /** Log mode: the disk that was our standby takes no more. */
+  storeLost(): void;
+  /** Log mode: the segment of the disk's log that the next message, sent or applied, belongs to. */
+  setSegment(segment: number): void;
+  /** Log mode: the oldest segment that a connection still needs; 2^32 - 1 for none. */
+  oldestTold(): number;
+  /**
+   * Standby to primary: see core/segment/takeover.ts. Returns the number of connections.
+   *
+   * @param staying who is our standby then, of {@linkcode Staying}
+   */
+  promote(staying: number): number;
   /** Speaks for connections after the address is claimed; 1 when more remain. */
   speak(): number;
   /** Primary to standby. */
@@ -190,6 +200,9 @@ export interface CoreExports {
 /** Roles of an instance, `Role` in core/state.ts. */
 export const CoreRole = { silent: 0, standby: 1, primary: 2 } as const;
 
+/** Who is our standby after `promote()`, `Staying` in core/segment/takeover.ts. */
+export const Staying = { nobody: 0, peer: 1, store: 2 } as const;
+
 /** Counters in the core's order, `Counter` in core/state.ts. */
 export const COUNTER_NAMES = [
   "malformed",
@@ -252,6 +265,7 @@ export const REASONS = [
   "the client has sent more than its log may hold (log.limit)",
   "a server that was played the log answered otherwise than the one before it",
   "the standby's server hangs",
+  "the disk takes no more of the log (log.store)",
 ] as const;
 
 /** Record fields in the order of `fieldOffset()` in core/mod.ts. */

@@ -20,6 +20,7 @@ import { parseAddress } from "./io/address.ts";
 import { closeAll } from "./io/libc.ts";
 import { type ServiceNetwork, setUpServiceNetwork } from "./io/namespace.ts";
 import { mailbox, post } from "./io/socket.ts";
+import { LogWriter } from "./log_store/log_writer.ts";
 import type { Logger } from "./log.ts";
 import { PeerControl } from "./peer_control.ts";
 import { Refusals } from "./refusals.ts";
@@ -37,6 +38,7 @@ import type { Verdict } from "./protocol/replica.ts";
 import type {
   ConnectionInfo,
   DaemonApi,
+  DiskLogStatus,
   NodeStatus,
   RestartResult,
   SwitchResult,
@@ -62,6 +64,8 @@ const RESTART_LOOK_MS = 20;
 interface Running {
   network: ServiceNetwork;
   app: AppRunner | null;
+  /** Of a service with its log on disk. */
+  writer: LogWriter | null;
 }
 
 interface Question {
@@ -125,7 +129,9 @@ class Daemon implements DaemonApi {
         interfaceName: service.interface,
         uplink: service.uplink,
       });
-      this.#running.set(service.name, { network, app: null });
+      const running: Running = { network, app: null, writer: null };
+      this.#running.set(service.name, running);
+      if (service.log.store === "disk") running.writer = this.#startWriter(service);
       if (!network.uplink.up && service.uplink) {
         this.#log.warn("no uplink", { service: service.name, why: network.uplink.why });
       }
@@ -151,7 +157,11 @@ class Daemon implements DaemonApi {
         lagTimeMs: service.lagTimeMs,
         epochFile: `${config.node.stateDir}/${service.name}.epoch`,
         log: service.mode === "log"
-          ? { holds: service.log.full === "hold", spawns: service.run !== null }
+          ? {
+            holds: service.log.full === "hold",
+            spawns: service.run !== null,
+            disk: running.writer?.options ?? null,
+          }
           : null,
       });
     }
@@ -189,6 +199,16 @@ class Daemon implements DaemonApi {
       // In log mode only a primary has a server: the loop says when.
       if (service.mode === "hot") this.#startApp(service);
     }
+  }
+
+  #startWriter(service: ServiceConfig): LogWriter {
+    return new LogWriter({
+      path: `${this.#config.node.stateDir}/${service.name}.log`,
+      owner: { service: service.name, address: service.address },
+      holds: service.log.full === "hold",
+      log: this.#log,
+      onFailure: (why) => this.#die(why),
+    });
   }
 
   /** Starts a service's server, if it is ours to start and does not run. */
@@ -402,8 +422,12 @@ class Daemon implements DaemonApi {
           arbitration: service.arbitration,
           speaks: service.speaks,
           judgements: service.judgements,
-          warnings: service.appHangs ? ["its server hangs"] : [],
+          warnings: [
+            ...(service.appHangs ? ["its server hangs"] : []),
+            ...storeWarnings(service.store),
+          ],
           recovery: service.recovery,
+          store: service.store,
         };
       }),
       peers: this.#config.peers.map((peer) => ({
@@ -489,6 +513,8 @@ class Daemon implements DaemonApi {
     }
     this.#peerControl?.stop();
     this.#worker?.terminate();
+    // What the loop has said last is stored, so that a new start finds it.
+    await Promise.all([...this.#running.values()].map(({ writer }) => writer?.stop()));
     this.#arbiter?.close();
     this.#dead ??= "stopped";
     await Promise.all([...this.#running.values()].map(({ app }) => app?.stop()));
@@ -515,5 +541,16 @@ class Daemon implements DaemonApi {
         this.#log.warn("cannot hand over", { service: name, why: (error as Error).message });
       }
     }
+  }
+}
+
+function storeWarnings(store: DiskLogStatus | null): string[] {
+  switch (store?.state) {
+    case "full":
+      return ["the disk of its log is full: clients wait"];
+    case "lost":
+      return ["the disk takes no more of its log"];
+    default:
+      return [];
   }
 }

@@ -29,7 +29,7 @@
  */
 /// <reference lib="deno.worker" />
 import type { Channel } from "./channel.ts";
-import { type Core, CoreRole } from "./core.ts";
+import { type Core, CoreRole, Staying } from "./core.ts";
 import { type Capability, keepOnlyCapabilities } from "./io/capabilities.ts";
 import { libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
 import { openLibcrypto } from "./io/libcrypto.ts";
@@ -39,6 +39,7 @@ import { type BeatNews, Beats } from "./loop/beats.ts";
 import { Channels } from "./loop/channels.ts";
 import { writeEpoch } from "./loop/epoch_file.ts";
 import { Link } from "./loop/link.ts";
+import type { DiskLog } from "./log_store/disk_log.ts";
 import {
   type KeyCommand,
   log,
@@ -149,6 +150,7 @@ class DataLoop {
       for (const service of options.services) {
         this.#services.push(new Service(service, { loop: options, token, nowMs }));
         this.#addRecoverer(this.#services.at(-1)!, nowMs);
+        this.#readDisk(this.#services.at(-1)!, nowMs);
       }
     } catch (error) {
       this.#close();
@@ -217,7 +219,8 @@ class DataLoop {
     for (const service of this.#services) {
       const { wasm } = service.core;
       if (service.isMute) waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
-      else if (wasm.more() !== 0 || wasm.bodyLength() > 0) waitMs = 0;
+      else if (wasm.more() !== 0) waitMs = 0;
+      else if (wasm.bodyLength() > 0 && !service.isDiskSlow) waitMs = 0;
       else if (wasm.hasTimers() !== 0 || service.switching !== null) {
         waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
       }
@@ -243,11 +246,13 @@ class DataLoop {
     for (const service of this.#services) {
       const { channel, options } = service;
       const frozen = service.isMute || service.switching?.phase === "drain";
-      this.#add(frozen || channel?.isCongested ? -1 : options.netFd, POLLIN);
-      this.#add(frozen || service.core.wasm.appBudget() === 0 ? -1 : options.appFd, POLLIN);
+      const isAppFull = service.core.wasm.appBudget() === 0 || service.isDiskSlow;
+      this.#add(frozen || service.isCongested ? -1 : options.netFd, POLLIN);
+      this.#add(frozen || isAppFull ? -1 : options.appFd, POLLIN);
       let events = POLLIN;
       if (channel !== null && (!channel.connected || channel.hasBacklog)) events |= POLLOUT;
       this.#add(channel?.fd ?? -1, events);
+      this.#add(service.disk?.fd ?? -1, POLLIN);
       this.#add(service.claim.fd, POLLIN);
       this.#add(service.claim.watchFd, POLLIN);
     }
@@ -294,6 +299,7 @@ class DataLoop {
         if (!channel.connected) this.#channels.finishConnect(service, channel, nowMs);
         else channel.flush(nowMs);
       }
+      if (this.#events(index++) !== 0) service.disk?.clearEvent();
       if (this.#events(index++) !== 0) {
         service.claim.answerNeighbours(service.replica.maySpeak(performance.now()));
       }
@@ -407,12 +413,13 @@ class DataLoop {
       channel = service.channel;
       this.#beats.sendIfDue();
     }
+    if (service.disk !== null && this.#hearDisk(service, service.disk, nowMs)) busy = true;
     service.isMute = replica.role === "primary" && !replica.maySpeak(performance.now());
     if (service.isMute) return busy;
     let net = 0;
     let app = 0;
     const frozen = service.switching?.phase === "drain";
-    if (service.netReady && !frozen && !channel?.isCongested) {
+    if (service.netReady && !frozen && !service.isCongested) {
       const budget = wasm.netBudget();
       while (net < budget) {
         const length = libc.read(options.netFd, service.netSlots[net], service.slotSize);
@@ -422,7 +429,7 @@ class DataLoop {
       }
       service.netReady = net === budget;
     }
-    if (service.appReady && !frozen) {
+    if (service.appReady && !frozen && !service.isDiskSlow) {
       const budget = wasm.appBudget();
       while (app < budget) {
         const length = libc.read(options.appFd, service.appSlots[app], service.slotSize);
@@ -447,6 +454,7 @@ class DataLoop {
     const { core, channel, replica } = service;
     const { wasm } = core;
     const ackDue = wasm.takeAckDue() !== 0;
+    if (service.disk !== null) return service.disk.send(replica.epoch, wallMs(nowMs));
     if (channel === null || !channel.open) {
       if (wasm.bodyLength() > 0) wasm.sealed();
       return;
@@ -681,7 +689,12 @@ class DataLoop {
     if (!peerStays && service.channel !== null) this.#drainChannel(service);
     if (effect.afresh) this.#forget(service, nowMs);
     wasm.begin(performance.now() >>> 0);
-    const connections = wasm.promote(peerStays ? 1 : 0);
+    const staying = peerStays
+      ? Staying.peer
+      : service.disk !== null
+      ? Staying.store
+      : Staying.nobody;
+    const connections = wasm.promote(staying);
     const adoptedMs = performance.now();
     service.claim.claim();
     // Stopped since the arbiter's word, we may have lost it: neighbours are not to be drawn here.
@@ -693,7 +706,7 @@ class DataLoop {
       wasm.begin(performance.now() >>> 0);
       more = wasm.speak() !== 0;
       const count = wasm.settle();
-      if (peerStays) this.#sendMessage(service, nowMs);
+      if (staying !== Staying.nobody) this.#sendMessage(service, nowMs);
       else if (wasm.bodyLength() > 0) wasm.sealed();
       this.#write(service, count);
       if (firstByteMs === 0) firstByteMs = performance.now();
@@ -855,6 +868,33 @@ class DataLoop {
     };
     const { spawns } = options.log;
     service.recoverer = new Recoverer(core, { ports: options.ports, spawns, nowMs, host });
+  }
+
+  /** With a log on disk: what it holds becomes our connections. */
+  #readDisk({ disk, options }: Service, nowMs: number): void {
+    if (disk === null) return;
+    const { name: service, address } = options;
+    const startMs = performance.now();
+    const found = disk.recover(options.log!.disk!.path, { service, address }, {
+      nowMs,
+      wallMs: wallMs(nowMs),
+    });
+    const tookMs = Math.round(performance.now() - startMs);
+    log("info", "log read", { service, ...found, tookMs });
+    if (found.failed > 0) {
+      log("warn", "connections in the log do not fit", { service, connections: found.failed });
+    }
+  }
+
+  /** What the disk has stored meanwhile; true when something may leave for that. */
+  #hearDisk({ options }: Service, disk: DiskLog, nowMs: number): boolean {
+    const news = disk.take(nowMs);
+    if (news === "lost") {
+      log("error", "connections are not protected: the disk takes no more of the log", {
+        service: options.name,
+      });
+    }
+    return news !== null;
   }
 
   /** Log mode: only the primary has a server. */

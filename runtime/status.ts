@@ -129,6 +129,18 @@ export interface ServiceStatus {
   warnings: string[];
   /** Log mode: how far its server is; null in hot mode. */
   recovery: RecoveryStatus | null;
+  /** Log mode: its log on disk; null for in memory. */
+  store: DiskLogStatus | null;
+}
+
+/** A log on disk. */
+export interface DiskLogStatus {
+  /** "full": the disk is, and clients wait; "lost": it takes nothing, see the connections' reasons. */
+  state: "storing" | "full" | "lost";
+  /** Files it has. */
+  segments: number;
+  /** Octets that are not written yet. */
+  waitingOctets: number;
 }
 
 /** Log mode: a server is there, or is being brought to where the clients are. */

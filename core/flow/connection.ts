@@ -78,6 +78,8 @@ export const enum Reason {
   /** Log mode: a server that was played the log answered otherwise than the one before it. */
   ReplayDiffers,
   StandbyHangs,
+  /** Log mode: the disk that kept what its client has said takes no more. */
+  StoreLost,
 }
 
 export const enum Flag {
@@ -236,6 +238,8 @@ export class Connection {
   prevTimer: u32 = 0;
   nextFree: u32 = 0;
   nextDisputed: u32 = 0;
+  /** Segment of the disk's log that its OPEN lies in (`State.segment`). */
+  toldIn: u32 = 0;
   /** Since when one server alone has ended. */
   disputedAt: u32 = 0;
   // Judgement of servers that stand still (segment/lag.ts).

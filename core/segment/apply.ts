@@ -149,6 +149,7 @@ function applyOpen(record: usize, asks: bool): void {
   if (same) drop(at(same - 1));
   const c = occupy(index, c0, c1, c2, c3, ports);
   c.generation = generation;
+  c.toldIn = s.segment;
   c.phase = Phase.Half;
   c.reason = Reason.Pending;
   c.flags |= Flag.Fed | (<u32> load<u8>(record, 43) & 7);

@@ -2,6 +2,7 @@
  * takeover.ts - changes of role
  *
  *   promote()   standby -> primary: every record becomes able to speak; nothing is sent yet (P7)
+ *               also after a start from a log on disk, which then is our standby: `Staying.Store`
  *   speak()     after the address is ours: the parked flight, a SYN-ACK, or an ACK for each record
  *   demote()    primary -> standby, in a planned switch: the local server goes on as a replica
  *
@@ -63,14 +64,24 @@ export function alignTimestamps(c: Connection): void {
   if (c.tsDelta == 0 || after(delta, c.tsDelta)) c.tsDelta = delta;
 }
 
+/** Who is our standby when we have become primary. */
+export const enum Staying {
+  Nobody = 0,
+  /** The old primary, which has told all (planned switch). */
+  Peer,
+  /** The log on disk that we have read, which lacks the old primary's last words. */
+  Store,
+}
+
 /**
- * The standby becomes primary. With `peerStays` the old primary goes on as our standby (planned
- * switch) and connections stay protected. Returns the number of connections taken over.
+ * The standby becomes primary. With somebody who stays connections stay protected. Returns the number of
+ * connections taken over.
  */
-export function promote(peerStays: bool): u32 {
+export function promote(staying: Staying): u32 {
   const s = state();
+  const peerStays = staying == Staying.Peer;
   s.role = Role.Primary;
-  s.standbyReady = peerStays ? 1 : 0;
+  s.standbyReady = staying == Staying.Nobody ? 0 : 1;
   s.committedSeq = s.messageSeq - 1;
   s.inputSeq = s.committedSeq;
   s.openSeq = s.committedSeq;
@@ -116,13 +127,13 @@ export function promote(peerStays: bool): u32 {
       // The other server died in the midst of it, and that is why we are here.
       unprotect(c, Reason.StandbyEnded);
       count(Counter.Unprotected);
-    } else if (peerStays) {
+    } else if (staying != Staying.Nobody) {
       if (has(c, Flag.PeerFin) && !has(c, Flag.ServerFin)) markDisputed(c);
       c.flags |= Flag.Hot;
       c.reason = Reason.None;
       c.peerNxt = c.rcvNxt;
       c.peerEdge = c.rcvNxt + s.peerLogLimit;
-      if (!writeEarly(c)) {
+      if (peerStays && !writeEarly(c)) {
         unprotect(c, Reason.LogMemory);
         count(Counter.Unprotected);
         writeClose(c, CloseHow.Dropped, 0);
@@ -256,8 +267,8 @@ export function demote(): void {
   }
 }
 
-/** The standby is gone: its connections are unprotected, and nothing waits for it. */
-export function standbyLost(): void {
+/** The standby is gone, for `reason`: its connections are unprotected, and nothing waits for it. */
+export function standbyLost(reason: Reason): void {
   const s = state();
   s.standbyReady = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
@@ -268,8 +279,19 @@ export function standbyLost(): void {
       else markDisputed(c);
     }
     if (!has(c, Flag.Hot)) continue;
-    goAlone(c, Reason.StandbyLost);
+    goAlone(c, reason);
   }
+}
+
+/** The oldest segment of the disk's log that a connection still needs; 2^32 - 1 for none. */
+export function oldestTold(): u32 {
+  const s = state();
+  let oldest = U32.MAX_VALUE;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase != Phase.Free && has(c, Flag.Hot) && c.toldIn < oldest) oldest = c.toldIn;
+  }
+  return oldest;
 }
 
 /** A standby is there; connections that begin from now on are protected. */

@@ -373,6 +373,15 @@ export function mailbox(): Mailbox {
   return { near: scratch.view.getInt32(0, true), far: scratch.view.getInt32(4, true) };
 }
 
+/** A descriptor that is readable once 8 octets were written to it, by whichever thread; eventfd(2). */
+export function eventFd(): number {
+  return check(
+    libc.eventfd(0, SOCK_NONBLOCK | SOCK_CLOEXEC),
+    "eventfd",
+    "make an event descriptor",
+  );
+}
+
 /**
  * Sends one message to the other end of a mailbox.
  *

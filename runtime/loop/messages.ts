@@ -5,6 +5,7 @@
  * Everything here is plain data. Options cross to the worker once, at the start; commands arrive as JSON
  * through a mailbox that the loop polls with its packets; answers and events leave by postMessage.
  */
+import type { DiskLogOptions } from "../log_store/disk_log.ts";
 import type { RefusalKind } from "../refusals.ts";
 import type { Role } from "../protocol/message.ts";
 import type { Claim, RegisterValue } from "../protocol/register.ts";
@@ -15,7 +16,7 @@ import type {
   TakeoverReason,
   Verdict,
 } from "../protocol/replica.ts";
-import type { RecoveryStatus, TakeoverStatus } from "../status.ts";
+import type { DiskLogStatus, RecoveryStatus, TakeoverStatus } from "../status.ts";
 
 /** What the loop is started with; plain data, it crosses to the worker. */
 export interface LoopOptions {
@@ -89,6 +90,8 @@ export interface LoopServiceOptions {
     holds: boolean;
     /** The server is started by this node. */
     spawns: boolean;
+    /** Where the log is on disk; null for in memory. */
+    disk: DiskLogOptions | null;
   } | null;
 }
 
@@ -126,6 +129,8 @@ export interface LoopServiceStatus {
   judgements: LoopJudgement[];
   /** Log mode: where its server stands; null in hot mode. */
   recovery: RecoveryStatus | null;
+  /** Its log on disk; null without one. */
+  store: DiskLogStatus | null;
 }
 
 /** One judgement. */

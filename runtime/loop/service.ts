@@ -9,6 +9,7 @@ import type { Channel } from "../channel.ts";
 import { type Core, loadCore } from "../core.ts";
 import { AddressClaim } from "../io/address_claim.ts";
 import { addressOf } from "../io/libc.ts";
+import { DiskLog } from "../log_store/disk_log.ts";
 import { type HandOverReason, Judge } from "../protocol/judge.ts";
 import { Replica } from "../protocol/replica.ts";
 import type { Recoverer } from "../recoverer.ts";
@@ -54,6 +55,8 @@ export class Service {
   readonly claim: AddressClaim;
   /** In log mode. */
   recoverer: Recoverer | null = null;
+  /** With a log on disk: the standby that only stores. */
+  readonly disk: DiskLog | null;
   /** Our server was found hanging at the last look. */
   appHung = false;
   /** To the other replica; null while there is none. */
@@ -148,6 +151,8 @@ export class Service {
       arbiter: loop.arbiter,
       listenMs: loop.seal === null ? undefined : LISTEN_SEALED_MS,
     }, nowMs);
+    const disk = options.log?.disk ?? null;
+    this.disk = disk === null ? null : new DiskLog(this.core, disk, options.logLimit);
     this.judge = new Judge(loop.node, loop.peer?.name ?? null);
     wasm.setJudgement(options.finWaitMs);
     if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
@@ -167,6 +172,16 @@ export class Service {
   /** Nothing is known against our server. */
   get appWorks(): boolean {
     return this.appRuns && this.core.wasm.hangs() === 0;
+  }
+
+  /** No more should be taken from clients: what they said waits to be told to others. */
+  get isCongested(): boolean {
+    return (this.channel?.isCongested ?? false) || this.isDiskSlow;
+  }
+
+  /** The disk is far behind: nothing should be taken from anybody. */
+  get isDiskSlow(): boolean {
+    return this.disk?.isCongested ?? false;
   }
 
   /** Largest MSS for a path of `mtu` octets. */

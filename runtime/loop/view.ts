@@ -72,6 +72,7 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     speaks: replica.maySpeak(nowMs),
     judgements: service.judgements,
     recovery: service.recoverer?.status(nowMs) ?? null,
+    store: service.disk?.status() ?? null,
   };
 }
 

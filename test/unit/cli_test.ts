@@ -171,13 +171,13 @@ Deno.test("holdfast up exits with 2 on a configuration it cannot use, with every
     match(bad.err, /a\.toml: cluster\.unsecure: unknown key .* nearest known key is "insecure"/);
     match(bad.err, /a\.toml: cluster\.insecure: missing/);
 
-    const disk = 'mode = "log"\nlog = { store = "disk" }\nports';
+    const disk = 'mode = "log"\ncommit = "ack"\nlog = { store = "disk" }\nports';
     await Deno.writeTextFile(path, CONFIG.replace("ports", disk));
     const unsupported = await holdfast("up", "-c", path);
     strictEqual(unsupported.code, 2);
     match(
       unsupported.err,
-      /log\.store: found "disk", which is not available yet, allowed: "memory"/,
+      /log\.store: found "disk" beside commit = "ack", allowed: commit = "strict"/,
     );
 
     const missing = await holdfast("up", "-c", `${directory}/none.toml`);

@@ -344,7 +344,7 @@ Deno.test("unsupported() names what this version does not do", () => {
   deepStrictEqual(unsupported(parseConfig(SMALL, "x")), []);
 });
 
-Deno.test("parseConfig() takes a log's bounds in log mode only, and no store on disk yet", () => {
+Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alone", () => {
   const text = (lines: string) => SMALL.replace("[[service]]", `[[service]]\n${lines}`);
   const bounds = 'mode = "log"\nlog = { limit = "1MiB", full = "hold" }';
   deepStrictEqual(parseConfig(text(bounds), "x").services[0].log, {
@@ -353,11 +353,16 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and no store on 
     full: "hold",
   });
   const refused: [string, RegExp][] = [
-    ['mode = "log"\nlog = { store = "disk" }', /log\.store: .* not available yet, .*"memory"/],
+    ['mode = "log"\ncommit = "ack"\nlog = { store = "disk" }', /log\.store: .* commit = "ack", /],
     ["log = {}", /log: found a table, allowed: only beside mode = "log"/],
     ['mode = "log"\nlog_limit = "1MiB"', /log_limit: .* only beside mode = "hot"/],
   ];
   for (const [lines, expected] of refused) match(problemsOf(text(lines)).join("\n"), expected);
+  const disk = 'mode = "log"\nlog = { store = "disk" }';
+  strictEqual(parseConfig(text(disk), "x").services[0].log.store, "disk");
+  const pair = problemsOf(FULL.replace('mode = "hot"', disk)).join("\n");
+  match(pair, /log\.store: found "disk" beside \[\[peer\]\], allowed: one host alone/);
+  match(pair, /log\.store: found "disk" beside cluster\.arbiter, allowed: one host alone/);
 });
 
 Deno.test("parseConfig() keeps the port above each link's free for the control connection", () => {

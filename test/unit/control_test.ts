@@ -53,6 +53,7 @@ const STATUS: NodeStatus = {
     judgements: [],
     warnings: [],
     recovery: null,
+    store: null,
   }],
   arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: true },
   peers: [{

@@ -76,6 +76,7 @@ export const Reason = {
   logFull: 17,
   replayDiffers: 18,
   standbyHangs: 19,
+  storeLost: 20,
 } as const;
 
 /** A packet that left. */

@@ -62,6 +62,7 @@ const STATUS: NodeStatus = {
     }],
     warnings: ["no uplink"],
     recovery: null,
+    store: null,
   }],
   arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: false },
   peers: [{

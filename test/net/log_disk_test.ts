@@ -1,0 +1,94 @@
+/**
+ * log_disk_test.ts - one host with its log on disk: the daemon itself dies and is started again
+ *
+ *   client ---- switch ---- host a: daemon (SIGKILL, started again), server; no peer
+ *
+ * Claims, for a service with log.store = "disk":
+ *   SIGKILL of the daemon, and of its server with it, at a random moment; started again on the same host
+ *     downloads, uploads, echoes, idle connections, such that just begin   every octet right, no RST, one SYN
+ *     nginx and curl                                                       the same for one large download
+ *   SIGKILL again before the first one's recovery is over                  the same
+ *   SIGTERM and a new start                                                the same
+ * While no daemon runs nobody answers for the address.
+ */
+
+import assert from "node:assert/strict";
+import { traceTcp } from "./capture.ts";
+import { netTest, repetitions, sleep } from "./conditions.ts";
+import { makeContent } from "./content.ts";
+import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
+import { nginx } from "./nginx.ts";
+import { assertUnbroken } from "./verdict.ts";
+import { MIX } from "./workload.ts";
+
+const WORKLOAD = {
+  connections: 45,
+  durationMs: 5000,
+  silentMs: 4000,
+  rate: 4_000_000,
+  /** What a server started anew answers like one that never ended: not what closed connections have told. */
+  mix: MIX.filter((kind) => kind !== "server-fin"),
+};
+const SERVICE = { mode: "log", log: { store: "disk" } };
+const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
+
+/** Octets of a download. */
+const CONTENT_OCTETS = 256 << 20;
+
+for (const family of [4, 6] as const) {
+  const name = `clients do not notice SIGKILL of the daemon, which is started again (IPv${family})`;
+  netTest(name, [], async (context) => {
+    const { random } = context;
+    await withSite(context, { ...ONE_HOST, family, run: mixedServer() }, async (site) => {
+      await site.waitPrimary("a");
+      const rounds = repetitions(50, 0.04);
+      for (let round = 0; round < rounds; round++) {
+        const capture = await site.startCapture();
+        const momentMs = Math.round(random.between(100, 4500));
+        const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
+        const kills = 1 + random.integer(2);
+        console.log(
+          `round ${round + 1} of ${rounds}: SIGKILL after ${momentMs} ms, ${kills} times`,
+        );
+        await workload.go();
+        await sleep(momentMs);
+        const faultMs = await site.killDaemon("a");
+        for (let again = 1; again < kills; again++) {
+          await site.startDaemon("a");
+          await sleep(random.between(0, 300));
+          await site.killDaemon("a");
+        }
+        await site.startDaemon("a");
+        await workload.mustSucceed(60_000);
+        const dropped = await capture.stop();
+        assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
+        await Deno.remove(capture.path);
+        const { recovery, store } = await site.service("a");
+        assert.deepEqual([recovery?.state, store?.state], ["live", "storing"]);
+      }
+    });
+  });
+}
+
+netTest("curl reads on from nginx when daemon and server were killed and started again", [
+  "nginx",
+  "curl",
+], async (context) => {
+  const { directory, random } = context;
+  await Deno.mkdir(`${directory}/files`);
+  const content = makeContent(`${directory}/files/content`, CONTENT_OCTETS);
+  const command = await nginx("a", directory);
+  await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
+    await site.waitPrimary("a");
+    const capture = await site.startCapture();
+    const args = ["--silent", "--show-error", "--limit-rate", "60M", site.url("/content")];
+    const client = site.startInClient("curl", args, { hashOutput: true });
+    await sleep(random.between(200, 3000));
+    const faultMs = await site.killDaemon("a");
+    await site.startDaemon("a");
+    await client.mustSucceed(60_000);
+    const dropped = await capture.stop();
+    assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
+    assertUnbroken(traceTcp(capture.path, site.address), { connections: 1, faultMs, dropped });
+  });
+});
