@@ -18,6 +18,7 @@ import { type Arbiter, openArbiter } from "./arbiter/arbiter.ts";
 import type { Config, ServiceConfig } from "./config.ts";
 import { parseAddress } from "./io/address.ts";
 import { closeAll } from "./io/libc.ts";
+import { listenersIn } from "./io/listeners.ts";
 import { type ServiceNetwork, setUpServiceNetwork } from "./io/namespace.ts";
 import { mailbox, post } from "./io/socket.ts";
 import { LogWriter } from "./log_store/log_writer.ts";
@@ -247,6 +248,12 @@ class Daemon implements DaemonApi {
     });
   }
 
+  /** Log mode: the loop looks at the processes of a server that somebody else has started. */
+  #findListeners(service: string): void {
+    const { netns, ports } = this.#config.services.find(({ name }) => name === service)!;
+    this.#tell({ kind: "listeners", service, pids: listenersIn(netns, ports) });
+  }
+
   /** Tells the operator of a loop that hangs: by itself it can say nothing. */
   #watchLoop(): void {
     const { heartbeatMs, detect } = this.#config.cluster;
@@ -299,6 +306,9 @@ class Daemon implements DaemonApi {
           break;
         case "serve":
           this.#serve(message);
+          break;
+        case "find":
+          this.#findListeners(message.service);
           break;
         case "worn":
           this.#peerControl?.noteWorn();

@@ -863,6 +863,7 @@ class DataLoop {
         const evidence = { node: this.#options.node, act: "replay", seen };
         this.#noteJudgement(service, { kind: "judgement", judgement: reason, evidence });
       },
+      findListeners: () => post({ kind: "find", service: options.name }),
       onRecovered: ({ last }: RecoveryStatus) =>
         log("info", "connections live again", { service: options.name, ...last }),
     };
@@ -985,6 +986,10 @@ class DataLoop {
         case "app":
           this.#noteApp(command, nowMs);
           post({ kind: "reply", id: command.id, value: null });
+          break;
+        case "listeners":
+          this.#services.find((s) => s.options.name === command.service)
+            ?.recoverer?.noteListeners(command.pids);
           break;
         case "detach":
           this.#detach(command, nowMs);

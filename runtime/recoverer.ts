@@ -10,7 +10,7 @@
  * Limits: see protocol/recovery.ts.
  */
 import type { Core } from "./core.ts";
-import { isExiting } from "./io/exiting.ts";
+import { type Life, lifeOf } from "./io/exiting.ts";
 import { Recovery, type RecoveryEffect, type RecoveryReason } from "./protocol/recovery.ts";
 import type { RecoveryStatus } from "./status.ts";
 
@@ -20,6 +20,8 @@ export interface RecovererHost {
   flush: () => void;
   /** The server failed: said in the log and in status. */
   onFailure: (reason: RecoveryReason, seen: string) => void;
+  /** Finds out who listens, and tells `noteListeners()`. */
+  findListeners: () => void;
   /** Every connection is live again. */
   onRecovered: (status: RecoveryStatus) => void;
 }
@@ -34,7 +36,9 @@ export class Recoverer {
   #probed = 0;
   readonly #host: RecovererHost;
   readonly #recovery: Recovery;
-  #pid: number | null = null;
+  readonly #spawns: boolean;
+  /** The server's processes; none when they are not known, or one that we start does not run. */
+  #pids: number[] = [];
   /** What the last recovery was like. */
   #last: RecoveryStatus["last"] = null;
   /** Connections that were without a server when the current one began. */
@@ -48,6 +52,7 @@ export class Recoverer {
     this.#core = core;
     this.#ports = options.ports;
     this.#host = options.host;
+    this.#spawns = options.spawns;
     this.#recovery = new Recovery(options.spawns, options.nowMs);
   }
 
@@ -58,13 +63,18 @@ export class Recoverer {
 
   /** The server that we start runs. */
   noteStart(pid: number): void {
-    this.#pid = pid;
+    this.#pids = [pid];
     this.#recovery.handleStart();
+  }
+
+  /** Who listens, of a server that somebody else started. */
+  noteListeners(pids: number[]): void {
+    this.#pids = pids;
   }
 
   /** It has ended. */
   noteExit(how: string, nowMs: number): void {
-    this.#pid = null;
+    this.#pids = [];
     this.#perform(this.#recovery.handleExit(how, nowMs), nowMs);
   }
 
@@ -88,7 +98,7 @@ export class Recoverer {
         nowMs,
         endsHeld: wasm.endsHeld() !== 0,
         listening: LISTENING[wasm.probeAnswer()],
-        isExiting: () => this.#pid === null || isExiting(this.#pid),
+        look: () => this.#look(),
         behind: () => wasm.behind(),
       }),
       nowMs,
@@ -107,6 +117,18 @@ export class Recoverer {
     };
   }
 
+  /** It runs as long as one of its processes does. */
+  #look(): "unknown" | Life {
+    if (this.#pids.length === 0) return this.#spawns ? "gone" : "unknown";
+    let life: Life = "gone";
+    for (const pid of this.#pids) {
+      const its = lifeOf(pid);
+      if (its === "runs") return its;
+      if (its === "exiting") life = its;
+    }
+    return life;
+  }
+
   #perform(effects: RecoveryEffect[], nowMs: number): void {
     const { wasm } = this.#core;
     for (const effect of effects) {
@@ -123,6 +145,10 @@ export class Recoverer {
           wasm.confirmEnds();
           break;
         case "replay":
+          if (!this.#spawns) {
+            this.#pids = [];
+            this.#host.findListeners();
+          }
           wasm.replay();
           break;
         case "detach":

@@ -4,8 +4,9 @@
  * Theory of operation
  * A kernel marks every thread of a dying process with PF_EXITING before it closes what the process has
  * open. So when a FIN or RST of its connections is here and no thread has the mark, the program has
- * closed them itself. The mark stands in field 9 of /proc/PID/stat; a process that is gone, or a zombie,
- * has it too. A program may go on after its first thread has ended, so all threads are looked at then.
+ * closed them itself. The mark stands in field 9 of /proc/PID/stat; a thread that has closed all is a
+ * zombie, field 3, or gone. A program may go on after its first thread has ended, so all threads are
+ * looked at then.
  *
  * Sources: proc_pid_stat(5); PF_EXITING in include/linux/sched.h.
  */
@@ -14,31 +15,41 @@ const PF_EXITING = 0x4;
 /** No such process; errno(3). */
 const ESRCH = 3;
 /** Fields of stat after the name, which may hold anything and ends with the last ")". */
+const STATE_FIELD = 0;
 const FLAGS_FIELD = 6;
 
-/** Whether the process `pid` is exiting or gone; about 20 microseconds. */
-export function isExiting(pid: number): boolean {
-  if (!isThreadExiting(`/proc/${pid}/stat`)) return false;
+/**
+ * What is known of a process: it runs; it is exiting, and some of what it had open still is; it is gone,
+ * and all is closed.
+ */
+export type Life = "runs" | "exiting" | "gone";
+
+/** Whether the process `pid` runs; about 20 microseconds. */
+export function lifeOf(pid: number): Life {
+  const first = lifeOfThread(`/proc/${pid}/stat`);
+  if (first === "runs") return first;
+  const lives: Life[] = [];
   try {
     for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
-      if (!isThreadExiting(`/proc/${pid}/task/${name}/stat`)) return false;
+      lives.push(lifeOfThread(`/proc/${pid}/task/${name}/stat`));
     }
   } catch (error) {
     if (!isGone(error)) throw error;
   }
-  return true;
+  return lives.find((life) => life === "runs") ?? lives.find((life) => life !== "gone") ?? "gone";
 }
 
-function isThreadExiting(path: string): boolean {
+function lifeOfThread(path: string): Life {
   let text: string;
   try {
     text = Deno.readTextFileSync(path);
   } catch (error) {
-    if (isGone(error)) return true;
+    if (isGone(error)) return "gone";
     throw error;
   }
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-  return (Number(fields[FLAGS_FIELD]) & PF_EXITING) !== 0;
+  if (fields[STATE_FIELD] === "Z" || fields[STATE_FIELD] === "X") return "gone";
+  return (Number(fields[FLAGS_FIELD]) & PF_EXITING) !== 0 ? "exiting" : "runs";
 }
 
 /** ENOENT when it is opened, ESRCH when it is read; the latter has no name in Deno. */

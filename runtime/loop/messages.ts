@@ -214,6 +214,8 @@ export type LoopCommand =
     | { kind: "switch"; service: string }
     /** The spawned server runs as process `pid`, or has ended: how. */
     | { kind: "app"; service: string; ended: string | null; pid: number | null }
+    /** Log mode: the processes that listen at the service's ports. */
+    | { kind: "listeners"; service: string; pids: number[] }
     /** Log mode: connections leave the server, which is going to be replaced. */
     | { kind: "detach"; service: string }
     | { kind: "stop" }
@@ -246,6 +248,8 @@ export type LoopMessage =
   | { kind: "worn" }
   /** Log mode: the server is wanted here, or no longer. */
   | { kind: "serve"; service: string; wanted: boolean }
+  /** Log mode: it is to be found out who listens at the service's ports. */
+  | { kind: "find"; service: string }
   | { kind: "stopped" };
 
 /** Says something to the main thread. */

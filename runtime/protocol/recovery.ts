@@ -12,19 +12,20 @@
  *
  * While ends of the server are held it must be known whether it lives:
  *
- *   its process is exiting (/proc, of a server we started)         dead
+ *   its processes are exiting (/proc)                              dead
  *   nobody listens at a service port (a probe)                     dead
- *   somebody listens, and the process is not exiting               it meant those ends: confirm
+ *   somebody listens, and a process runs                           it meant those ends: confirm
  *
- * A program's listener may be closed after a connection of it, so a server that somebody else started is
- * probed EXTERNAL_WAIT_MS after the end; ends of ours need not wait, as its process is looked at.
+ * A program's listener may be closed after a connection of it. So while the processes of a server that
+ * somebody else started are not known yet, it is probed EXTERNAL_WAIT_MS after the end; and the next
+ * server is waited for until those of the last one are gone.
  *
  * Limits: a probe that is not answered is repeated after PROBE_MS; a recovery may take any time.
  */
 
 /** Between two probes, milliseconds. */
 export const PROBE_MS = 10;
-/** How long an end of a server that we did not start waits for its listener's end, milliseconds. */
+/** How long an end of a server that we cannot look at waits for its listener's end, milliseconds. */
 export const EXTERNAL_WAIT_MS = 5;
 
 /** How far a recovery is. */
@@ -54,8 +55,8 @@ export interface RecoverySight {
   endsHeld: boolean;
   /** What the last probe found. */
   listening: "unknown" | "yes" | "no";
-  /** Looks whether the server's process is exiting. */
-  isExiting: () => boolean;
+  /** Looks at the server's processes; "unknown" when it is not known which they are. */
+  look: () => "unknown" | "runs" | "exiting" | "gone";
   /** Counts the connections whose server is not yet where the client is. */
   behind: () => number;
 }
@@ -73,7 +74,7 @@ export class Recovery {
   #sinceMs: number;
   #replayedMs = 0;
 
-  /** `spawns`: the server is started by us, and its process can be looked at. */
+  /** `spawns`: the server is started by us. */
   constructor(spawns: boolean, nowMs: number) {
     this.#spawns = spawns;
     this.#runs = !spawns;
@@ -135,8 +136,8 @@ export class Recovery {
   }
 
   /** Until the next server listens. */
-  #await({ nowMs, listening }: RecoverySight): RecoveryEffect[] {
-    if (!this.#runs) return [];
+  #await({ nowMs, listening, look }: RecoverySight): RecoveryEffect[] {
+    if (!this.#runs || look() === "exiting") return [];
     if (this.#probing && listening === "yes") {
       this.#probing = false;
       this.#nextProbeMs = -Infinity;
@@ -163,8 +164,9 @@ export class Recovery {
       }];
     }
     this.#heldSinceMs ??= nowMs;
-    if (this.#spawns && sight.isExiting()) {
-      this.#runs = false;
+    const life = sight.look();
+    if (life === "exiting" || life === "gone") {
+      this.#runs = !this.#spawns;
       return this.#fail("app-exited", "the server's process is exiting", nowMs);
     }
     if (this.#probing && listening === "no") {
@@ -175,7 +177,7 @@ export class Recovery {
       this.#nextProbeMs = -Infinity;
       return [{ kind: "confirm" }];
     }
-    if (!this.#spawns && nowMs - this.#heldSinceMs < EXTERNAL_WAIT_MS) return [];
+    if (life === "unknown" && nowMs - this.#heldSinceMs < EXTERNAL_WAIT_MS) return [];
     return this.#probe(nowMs);
   }
 

@@ -1,8 +1,8 @@
 /**
  * recovery_test.ts - is our server dead, is the next one there, is it where the clients are?
  */
-import { deepStrictEqual, strictEqual } from "node:assert/strict";
-import { isExiting } from "../../runtime/io/exiting.ts";
+import { deepStrictEqual, match, strictEqual } from "node:assert/strict";
+import { lifeOf } from "../../runtime/io/exiting.ts";
 import {
   EXTERNAL_WAIT_MS,
   PROBE_MS,
@@ -17,7 +17,7 @@ function sight(fields: Partial<RecoverySight> = {}): RecoverySight {
     nowMs: 1000,
     endsHeld: false,
     listening: "unknown",
-    isExiting: () => false,
+    look: () => "runs",
     behind: () => 0,
     ...fields,
   };
@@ -68,7 +68,7 @@ Deno.test("an end that a living server meant is confirmed after a probe", () => 
 
 Deno.test("an end of an exiting process, or with nobody listening, is the server's death", () => {
   const exiting = live();
-  const seen = exiting.handlePass(sight({ endsHeld: true, isExiting: () => true }));
+  const seen = exiting.handlePass(sight({ endsHeld: true, look: () => "exiting" }));
   deepStrictEqual(words(seen), ["detach app-exited"]);
   const late = exiting.handleExit("SIGKILL", 1001);
   deepStrictEqual(words(late), ["detach app-exited"], "it may have accepted more meanwhile");
@@ -84,9 +84,21 @@ Deno.test("an end of an exiting process, or with nobody listening, is the server
 
 Deno.test("a listener that closes last is not believed at once, of a server that others start", () => {
   const recovery = live(false);
-  const held = (nowMs: number) => recovery.handlePass(sight({ endsHeld: true, nowMs }));
+  const held = (nowMs: number) =>
+    recovery.handlePass(sight({ endsHeld: true, nowMs, look: () => "unknown" }));
   deepStrictEqual(held(2000), []);
   deepStrictEqual(words(held(2000 + EXTERNAL_WAIT_MS)), ["probe"]);
+});
+
+Deno.test("a server that others start is looked at, and the next one awaited until it is gone", () => {
+  const recovery = live(false);
+  const pass = (fields: Partial<RecoverySight>) => words(recovery.handlePass(sight(fields)));
+  deepStrictEqual(pass({ endsHeld: true }), ["probe"], "its process runs: no need to wait");
+  deepStrictEqual(pass({ endsHeld: true, listening: "yes" }), ["confirm"]);
+  deepStrictEqual(pass({ endsHeld: true, look: () => "exiting" }), ["detach app-exited"]);
+  deepStrictEqual(pass({ look: () => "exiting" }), [], "what still listens is the dying one");
+  deepStrictEqual(pass({ look: () => "gone" }), ["probe"]);
+  deepStrictEqual(pass({ look: () => "gone", listening: "yes" }), ["replay"]);
 });
 
 Deno.test("a server that dies while it is replayed to is replaced; clients wait from the first end", () => {
@@ -108,9 +120,20 @@ Deno.test("a restart waits for the next start, whatever the old server still say
   deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2200 }))), ["probe"]);
 });
 
-Deno.test("isExiting() tells a process that runs from one that is a zombie or gone", async () => {
-  strictEqual(isExiting(Deno.pid), false);
-  const child = new Deno.Command("sh", { args: ["-c", "exit 0"] }).spawn();
-  await child.status;
-  strictEqual(isExiting(child.pid), true);
+Deno.test("lifeOf() tells a process that runs from one that is a zombie or gone", async () => {
+  strictEqual(lifeOf(Deno.pid), "runs");
+  // Its shell has become the sleep, which reads the end of no child: that one stays a zombie.
+  const script = 'sh -c "exit 0" & echo $!; exec sleep 30';
+  const parent = new Deno.Command("sh", { args: ["-c", script], stdout: "piped" }).spawn();
+  const { value } = await parent.stdout.getReader().read();
+  const zombie = Number(new TextDecoder().decode(value));
+  const deadlineMs = performance.now() + 10_000;
+  while (lifeOf(zombie) !== "gone" && performance.now() < deadlineMs) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  strictEqual(lifeOf(zombie), "gone");
+  match(Deno.readTextFileSync(`/proc/${zombie}/stat`), /\) Z /);
+  parent.kill("SIGKILL");
+  await parent.status;
+  strictEqual(lifeOf(parent.pid), "gone");
 });

@@ -58,7 +58,8 @@ interface Beat extends BeatService {
 
 /** One end of a channel between the two. */
 interface End {
-  open: boolean;
+  /** The channel: one number for both ends. */
+  id: number;
   /** The other end; null once it is gone. */
   peer: SimNode | null;
 }
@@ -393,13 +394,16 @@ export class World {
     const other = this.#other(node);
     if (end === null || end.peer === null) return;
     const deliver = () => {
-      // TCP repeats what is lost, until the channel is closed.
-      if (node.channel !== end && other.channel === null) return;
+      // TCP repeats what is lost, until the channel is closed; another one does not carry it.
+      if (node.channel !== end && other.channel?.id !== end.id) return;
       if (this.cuts.has(node.name + other.name)) {
         this.#after(20, deliver);
         return;
       }
-      if (other.alive && other.channel !== null) other.events.push(act);
+      if (!other.alive || other.channel?.id !== end.id) return;
+      other.events.push(() => {
+        if (other.channel?.id === end.id) act();
+      });
     };
     this.#after(0.1, deliver);
   }
@@ -432,7 +436,7 @@ export class World {
   #welcome(primary: SimNode, standby: SimNode): void {
     if (primary.replica.role !== "primary" || primary.switching || !standby.alive) return;
     if (primary.channel !== null) this.#closeChannel(primary);
-    const end = { open: true, peer: standby };
+    const end = { id: ++this.#order, peer: standby };
     primary.channel = end;
     this.#holds.delete(primary);
     // Connections an earlier standby had are nobody's from here on.
@@ -453,7 +457,7 @@ export class World {
         }
         // Another one has replaced it, or it was closed.
         if (primary.channel !== end) return;
-        standby.channel = { open: true, peer: primary };
+        standby.channel = { id: end.id, peer: primary };
         standby.copy = copy;
         standby.replica.handleChannelUp(epoch);
       });
