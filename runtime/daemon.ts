@@ -17,6 +17,7 @@ import { AppRunner } from "./app.ts";
 import { type Arbiter, openArbiter } from "./arbiter/arbiter.ts";
 import type { Config, ServiceConfig } from "./config.ts";
 import { parseAddress } from "./io/address.ts";
+import { mustRun } from "./io/command.ts";
 import { closeAll } from "./io/libc.ts";
 import { listenersIn } from "./io/listeners.ts";
 import { type ServiceNetwork, setUpServiceNetwork } from "./io/namespace.ts";
@@ -307,6 +308,13 @@ class Daemon implements DaemonApi {
         case "serve":
           this.#serve(message);
           break;
+        case "cut":
+          // Packets that wait until a neighbour is found would be said when the cable is back.
+          mustRun("ip", "neigh", "flush", "dev", message.interfaceName, "nud", "incomplete")
+            .catch((error: Error) => {
+              this.#log.warn("cannot drop what waits for neighbours", { why: error.message });
+            });
+          break;
         case "find":
           this.#findListeners(message.service);
           break;
@@ -435,6 +443,7 @@ class Daemon implements DaemonApi {
           warnings: [
             ...(service.appHangs ? ["its server hangs"] : []),
             ...storeWarnings(service.store),
+            ...(service.card.seen === null ? [] : [`${config.interface}: ${service.card.seen}`]),
           ],
           recovery: service.recovery,
           store: service.store,

@@ -30,6 +30,7 @@
 /// <reference lib="deno.worker" />
 import type { Channel } from "./channel.ts";
 import { type Core, CoreRole, Staying } from "./core.ts";
+import type { IpAddress } from "./io/address.ts";
 import { type Capability, keepOnlyCapabilities } from "./io/capabilities.ts";
 import { libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
 import { openLibcrypto } from "./io/libcrypto.ts";
@@ -81,6 +82,8 @@ const WAIT_TIMERS_MS = 5;
 const POLL_EVERY_MS = 0.5;
 /** Judgements that are shown. */
 const JUDGEMENTS_MAX = 32;
+/** Between two looks at the card where clients arrive. */
+const LOOK_MS = 20;
 /** Between two questions for the address. */
 const PROBE_EVERY_MS = 50;
 /** Between two alarms about one address. */
@@ -473,7 +476,7 @@ class DataLoop {
       const toServer = view.getUint32(outListAt + i * outEntry + 16, true) === 1;
       // For each one anew: a process that is stopped here and continued after the takeover must not say
       // even what is left of a pass (seen at one of 50 SIGSTOPs, with a look for eight packets).
-      if (!toServer && !replica.maySpeak(performance.now())) {
+      if (!toServer && (!service.hasCarrier || !replica.maySpeak(performance.now()))) {
         wasm.noteSwallowed();
         continue;
       }
@@ -494,6 +497,7 @@ class DataLoop {
       log("info", "server goes on", { service: service.options.name });
     }
     service.appHung = hung;
+    if (nowMs >= service.nextLookMs) this.#lookAtCard(service, nowMs);
     this.#perform(service, replica.handleTime(nowMs), nowMs);
     this.#continueProbe(service, nowMs);
     while (service.announceAtMs.length > 0 && service.announceAtMs[0] <= nowMs) {
@@ -818,6 +822,35 @@ class DataLoop {
           break;
       }
     }
+  }
+
+  /** Does the card where clients arrive still work? */
+  #lookAtCard(service: Service, nowMs: number): void {
+    const { card, cardReader, claim, options } = service;
+    service.nextLookMs = nowMs + LOOK_MS;
+    if (cardReader === null) return;
+    service.hasCarrier = cardReader.hasCarrier();
+    const before = card.state;
+    let neighbour: IpAddress | null = null;
+    const asks = card.handleLook({
+      nowMs,
+      carrier: service.hasCarrier,
+      received: cardReader.received(),
+      primary: service.replica.role === "primary",
+      canAsk: () => (neighbour = service.neighbour(nowMs)) !== null,
+    });
+    if (asks) claim.ask(neighbour!);
+    if (card.state === "works" && before !== "works") {
+      log("info", "network card works again", { service: options.name });
+    }
+    if (card.state === "no-carrier" && before !== card.state) {
+      post({ kind: "cut", interfaceName: options.interfaceName });
+    }
+    const { seen } = card;
+    if (seen === null) return;
+    const what = `${options.interfaceName}: ${seen}`;
+    const effects = service.judge.handleCardDown(what, this.#situation(service, nowMs));
+    this.#carryOut(service, effects, nowMs);
   }
 
   /** What the core has found in this pass. */

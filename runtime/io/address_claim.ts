@@ -206,6 +206,11 @@ export class AddressClaim {
     return this.#prepared?.watch.take() ?? null;
   }
 
+  /** Asks a neighbour once where it is. */
+  ask(neighbour: IpAddress): void {
+    this.#prepared?.watch.ask(neighbour);
+  }
+
   /** Asks the neighbours once whether V is at one of them. */
   probe(): void {
     this.#prepared?.watch.probe();

@@ -39,6 +39,7 @@ export class AddressWatch {
   /** Descriptor to poll for POLLIN. */
   readonly fd: number;
   readonly #address: IpAddress;
+  readonly #mac: Uint8Array;
   readonly #own: string;
   readonly #probe: Memory;
 
@@ -50,9 +51,16 @@ export class AddressWatch {
    */
   constructor(address: IpAddress, link: Link) {
     this.#address = address;
+    this.#mac = link.hardwareAddress;
     this.#own = [...link.hardwareAddress].map((o) => o.toString(16).padStart(2, "0")).join(":");
     this.#probe = Memory.of(encodeProbe(address, link.hardwareAddress));
     this.fd = openPacketSocket(link, conditionsFor(address), `hear who has ${address.text}`);
+  }
+
+  /** Asks once for another address, of one who always answers; what comes is counted, not heard. */
+  ask(address: IpAddress): void {
+    const frame = Memory.of(encodeProbe(address, this.#mac));
+    libc.send(this.fd, frame.address, frame.bytes.length, 0);
   }
 
   /** Asks everybody on the network once who has the address; the answers come to `take()`. */

@@ -29,6 +29,7 @@
  *                 dying kernel says nothing, so the links must go before sockets are closed
  *   setLink()     "client": the switch's end goes down, as when a cable is pulled; "repl0", "repl1",
  *                 "wit0": the host's end
+ *   setDeaf()     the switch's end leaves the bridge: a card that passes nothing, with its carrier on
  *
  * Limits: one or two hosts, CLIENTS_MAX clients.
  * Sources: ip-link(8), ip-netns(8), veth(4), bridge(8), Documentation/networking/ip-sysctl.rst.
@@ -379,6 +380,13 @@ export class Topology {
     }
     const commands = up ? this.#plan.upCommands(own, which) : [`link set ${which} down`];
     await ipBatch(commands, own.netns);
+  }
+
+  /** The switch gives a host nothing any more, and takes nothing from it; the carrier stays. */
+  async setDeaf(host: string, deaf: boolean): Promise<void> {
+    const { port } = this.#plan.host(host);
+    const change = deaf ? "nomaster" : "master br0";
+    await ipBatch([`link set ${port} ${change}`], this.#plan.switchNetns);
   }
 
   /** Leaves everything as it is when this process ends; {@linkcode removalCommand} removes it. */

@@ -100,7 +100,7 @@ export class Beats {
       name: s.options.name,
       role: s.replica.role,
       epoch: s.replica.epoch,
-      ready: s.replica.ready && s.appWorks,
+      ready: s.isReady,
       asking: s.replica.asking,
       voided: s.replica.voided,
     }));

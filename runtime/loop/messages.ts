@@ -7,6 +7,7 @@
  */
 import type { DiskLogOptions } from "../log_store/disk_log.ts";
 import type { RefusalKind } from "../refusals.ts";
+import type { CardState } from "../protocol/card.ts";
 import type { Role } from "../protocol/message.ts";
 import type { Claim, RegisterValue } from "../protocol/register.ts";
 import type {
@@ -123,6 +124,8 @@ export interface LoopServiceStatus {
   arbitration: Arbitration;
   /** A primary that may send now; it may not while it cannot tell whether another one speaks. */
   speaks: boolean;
+  /** Whether the clients' network is heard here, and what says otherwise. */
+  card: { state: CardState; seen: string | null };
   /** Our server hangs, as far as its connections show. */
   appHangs: boolean;
   /** What was judged lately and on what evidence, oldest first. */
@@ -248,6 +251,8 @@ export type LoopMessage =
   | { kind: "worn" }
   /** Log mode: the server is wanted here, or no longer. */
   | { kind: "serve"; service: string; wanted: boolean }
+  /** An interface has lost its carrier: what the kernel keeps for it is old news. */
+  | { kind: "cut"; interfaceName: string }
   /** Log mode: it is to be found out who listens at the service's ports. */
   | { kind: "find"; service: string }
   | { kind: "stopped" };

@@ -7,9 +7,12 @@
  */
 import type { Channel } from "../channel.ts";
 import { type Core, loadCore } from "../core.ts";
+import { addressOfBytes, type IpAddress } from "../io/address.ts";
 import { AddressClaim } from "../io/address_claim.ts";
+import { CardReader } from "../io/card_reader.ts";
 import { addressOf } from "../io/libc.ts";
 import { DiskLog } from "../log_store/disk_log.ts";
+import { Card } from "../protocol/card.ts";
 import { type HandOverReason, Judge } from "../protocol/judge.ts";
 import { Replica } from "../protocol/replica.ts";
 import type { Recoverer } from "../recoverer.ts";
@@ -53,6 +56,17 @@ export class Service {
   peerReady = false;
   /** Its address on the network. */
   readonly claim: AddressClaim;
+  /** Whether the clients' network is heard here. */
+  readonly card = new Card();
+  /** Looks at its interface; null without a peer, who alone could do better. */
+  readonly cardReader: CardReader | null;
+  /**
+   * It had a carrier at the last look. Without one nothing is written: our kernel would keep it while
+   * it asks for the next hop, and say it when the cable is back and another one is primary (P3).
+   */
+  hasCarrier = true;
+  /** When it is looked at again, milliseconds. */
+  nextLookMs = 0;
   /** In log mode. */
   recoverer: Recoverer | null = null;
   /** With a log on disk: the standby that only stores. */
@@ -167,6 +181,9 @@ export class Service {
       answers: "caller",
     });
     this.claim.prepare();
+    this.cardReader = loop.peer === null
+      ? null
+      : new CardReader(options.interfaceName, options.addressBytes.length === 4 ? 4 : 6);
   }
 
   /** Nothing is known against our server. */
@@ -184,6 +201,30 @@ export class Service {
     return this.disk?.isCongested ?? false;
   }
 
+  /** We serve, or could: a standby that does not hear the clients' network could not. */
+  get isReady(): boolean {
+    const { ready, role } = this.replica;
+    return ready && this.appWorks && (role !== "standby" || this.card.state === "works");
+  }
+
+  /** Who answers if our card works: the gateway, or the client on the link that was heard last. */
+  neighbour(nowMs: number): IpAddress | null {
+    const { cardReader: reader, core: { wasm, bytes, view, offsets } } = this;
+    if (reader === null || reader.gateway !== null) return reader?.gateway ?? null;
+    let idleMs = Infinity;
+    let found: Uint8Array | null = null;
+    for (let i = wasm.highWater() - 1; i >= 0; i--) {
+      const at = wasm.recordAt(i);
+      if (at === 0) continue;
+      const itsMs = ((nowMs >>> 0) - view.getUint32(at + offsets.seenAt, true)) >>> 0;
+      const octets = bytes.subarray(at, at + this.options.addressBytes.length);
+      if (itsMs >= idleMs || !reader.isNear(octets)) continue;
+      idleMs = itsMs;
+      found = octets;
+    }
+    return found === null ? null : addressOfBytes(found.slice());
+  }
+
   /** Largest MSS for a path of `mtu` octets. */
   mssFor(mtu: number): number {
     return mtu - (this.options.addressBytes.length === 4 ? 40 : 60);
@@ -194,5 +235,6 @@ export class Service {
     this.channel?.close();
     this.channel = null;
     this.claim.close();
+    this.cardReader?.close();
   }
 }

@@ -34,8 +34,8 @@ const NUMBERS = [
   "tsDelta",
 ] as const satisfies readonly Field[];
 
-/** What people are told of a connection that a standby follows whose server does not work. */
-const STANDBY_NOT_READY = "the standby's server has ended or hangs";
+/** What people are told of a connection that a standby follows which could not serve it. */
+const STANDBY_NOT_READY = "the standby's server or network card has failed";
 
 /** Milliseconds since 1970 of a time of `performance.now()`. */
 export function wallMs(ms: number): number {
@@ -63,8 +63,9 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     name: options.name,
     role: replica.role,
     epoch: replica.epoch,
-    protected: replica.ready && service.appWorks && (standby || service.peerReady),
+    protected: service.isReady && (standby || service.peerReady),
     connections: { total, hot, log, unprotected: total - hot - log },
+    card: { state: service.card.state, seen: service.card.seen },
     appHangs: core.wasm.hangs() !== 0,
     lastTakeover: service.lastTakeover,
     counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },

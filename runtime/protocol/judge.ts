@@ -15,6 +15,7 @@
  *   the same, found after a takeover               diverged     the client is reset
  *   our server stands still, theirs goes on        app-hangs    hand over
  *   their server stands still, ours goes on        app-hangs    the connection is unprotected
+ *   our card is dead, theirs works                 card-down    hand over
  *
  * A hand-over is a planned switch with the verdict as its reason. When nobody can take the service, or
  * the switch fails, clients are told of the ends that were kept from them (P9), and the next attempt
@@ -28,13 +29,14 @@
 export type Verdict = HandOverReason | "diverged";
 
 /** Reasons for a hand-over that nobody asked for. */
-export type HandOverReason = "app-died" | "app-refuses" | "app-exited" | "app-hangs";
+export type HandOverReason = "app-died" | "app-refuses" | "app-exited" | "app-hangs" | "card-down";
 
 const REASONS: readonly HandOverReason[] = [
   "app-died",
   "app-refuses",
   "app-exited",
   "app-hangs",
+  "card-down",
 ];
 
 /** The reason a peer named for its hand-over; "switch" for one that this version does not know. */
@@ -119,7 +121,7 @@ export class Judge {
   /** The last judgement: what it said and when it was found again. */
   #last = "";
   #lastMs = -Infinity;
-  #handingOver = false;
+  #handingOver: HandOverReason | null = null;
   #retryMs = -Infinity;
 
   /** Judges for `node`; `peer` is the other node's name, null when there is none. */
@@ -194,17 +196,32 @@ export class Judge {
     return this.#judge("app-exited", { node: this.#node, act: "none", seen }, situation.nowMs);
   }
 
+  /**
+   * Our card is dead, to be called as long as it is: the standby takes the service when it can, as its
+   * own card works then (card.ts).
+   */
+  handleCardDown(seen: string, situation: Situation): JudgeEffect[] {
+    const { primary, canHandOver, nowMs } = situation;
+    const begins = primary && canHandOver && nowMs >= this.#retryMs && this.#handingOver === null;
+    const act = begins || this.#handingOver !== null ? "hand-over" : "none";
+    const said = this.#judge("card-down", { node: this.#node, act, seen }, nowMs);
+    if (!begins) return said;
+    this.#handingOver = "card-down";
+    return [...said, { kind: "handOver", reason: "card-down" }];
+  }
+
   /** The hand-over came about: another node is primary. */
   handleHandedOver(): void {
-    this.#handingOver = false;
+    this.#handingOver = null;
   }
 
   /** The hand-over failed; we are still primary. */
   handleHandOverFailed(nowMs: number): JudgeEffect[] {
-    if (!this.#handingOver) return [];
-    this.#handingOver = false;
+    const reason = this.#handingOver;
+    if (reason === null) return [];
+    this.#handingOver = null;
     this.#retryMs = nowMs + RETRY_MS;
-    return [{ kind: "releaseEnds" }];
+    return reason === "card-down" ? [] : [{ kind: "releaseEnds" }];
   }
 
   /** Our own server failed. */
@@ -215,11 +232,11 @@ export class Judge {
   ): JudgeEffect[] {
     const { nowMs } = situation;
     const can = situation.canHandOver && nowMs >= this.#retryMs;
-    const act = can || this.#handingOver ? "hand-over" : "none";
+    const act = can || this.#handingOver !== null ? "hand-over" : "none";
     const said = this.#judge(verdict, { node: this.#node, act, seen }, nowMs);
-    if (this.#handingOver) return said;
+    if (this.#handingOver !== null) return said;
     if (!can) return [...said, { kind: "releaseEnds" }];
-    this.#handingOver = true;
+    this.#handingOver = verdict;
     return [...said, { kind: "handOver", reason: verdict }];
   }
 

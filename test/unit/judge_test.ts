@@ -178,3 +178,21 @@ Deno.test("an end that a hanging server did not follow is let go, and proves not
     "releaseEnds",
   ]);
 });
+
+Deno.test("a dead card hands over when somebody can take the service, and lets no ends go", () => {
+  const judge = new Judge("a", "b");
+  const down = (situation: Situation) => words(judge.handleCardDown("eth0: no carrier", situation));
+  deepStrictEqual(down(ALONE), ["a card-down none"]);
+  deepStrictEqual(down({ ...ALONE, nowMs: 1020 }), [], "said already");
+  deepStrictEqual(down(READY), ["a card-down hand-over", "handOver card-down"]);
+  deepStrictEqual(down(READY), [], "under way");
+  deepStrictEqual(judge.handleHandOverFailed(1100), []);
+  deepStrictEqual(down({ ...READY, nowMs: 1200 }), ["a card-down none"], "not again at once");
+  deepStrictEqual(down({ ...READY, nowMs: 1100 + RETRY_MS }), [
+    "a card-down hand-over",
+    "handOver card-down",
+  ]);
+  judge.handleHandedOver();
+  deepStrictEqual(down({ ...STANDBY, nowMs: 3000 }), ["a card-down none"]);
+  strictEqual(handOverReason("card-down"), "card-down");
+});

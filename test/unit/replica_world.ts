@@ -467,8 +467,11 @@ export class World {
   /** Closes a node's end; the other learns of it when nothing is cut. */
   #closeChannel(node: SimNode): void {
     const other = this.#other(node);
+    const end = node.channel;
     node.channel = null;
-    if (other.channel !== null) this.#brokenAt(other);
+    if (other.channel === null) return;
+    // What a dead node had not accepted yet breaks too; otherwise only the other end of this one.
+    if (end === null ? !node.alive : other.channel.id === end.id) this.#brokenAt(other);
   }
 
   #brokenAt(node: SimNode): void {
