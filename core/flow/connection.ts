@@ -253,6 +253,9 @@ export class Connection {
   /** How long our server has stood still in each direction, in milliseconds. */
   writeMs: u32 = 0;
   readMs: u32 = 0;
+  /** Where the other replica's server was when that began, in sequence numbers of each direction. */
+  writeMark: u32 = 0;
+  readMark: u32 = 0;
   // Statistics, 64 bit.
   bytesIn: u64 = 0;
   /** Octets (and FIN) that the present server has written: sndNxt = iss + 1 + bytesOut + ahead. */

@@ -15,8 +15,10 @@
  *                    the right edge less the largest window ever shown. The estimate errs where a
  *                    kernel's buffer grows unread (120 KB were seen): hence the eighth.
  *
- * A server that does not move for `lag_time`, or that moves and was more than `lag_bytes` behind all
- * that time, hangs. Time in which this loop itself did not run does not count. What the client does
+ * A server that does not move for `lag_time` hangs. So does one that moves, was more than `lag_bytes`
+ * behind all that time, and is not even where the other one was when it began: a fast stream is soon
+ * far ahead of a server that is only a moment late. Time in which this loop itself did not run does not
+ * count. What the client does
  * (silence, a closed window, slow reading) stops both servers alike, and so does a long thought.
  *
  *   on a primary   a finding; the caller hands the service over
@@ -82,8 +84,13 @@ function look(c: Connection): void {
   }
   c.scanSnd = c.sndNxt;
   c.scanEdge = c.legEdge;
-  c.writeMs = stood(c.writeMs, unwritten(c, primary), wrote);
-  c.readMs = stood(c.readMs, unread(c), read);
+  const owed = unwritten(c, primary);
+  c.writeMs = stood(c.writeMs, owed, wrote && !after(c.writeMark, c.sndNxt), wrote);
+  if (!c.writeMs) c.writeMark = c.sndNxt + owed;
+  const unreadOctets = unread(c);
+  const readTo = readUpTo(c);
+  c.readMs = stood(c.readMs, unreadOctets, read && !after(c.readMark, readTo), read);
+  if (!c.readMs) c.readMark = readTo + unreadOctets;
   const limit = s.hung ? LAG_AGAIN_MS : s.lagMs;
   if (c.writeMs >= limit || c.readMs >= limit) judge(c, primary);
 }
@@ -100,10 +107,11 @@ export function isDoubtful(sinceMs: u32, ours: bool): bool {
   return after(moves, from) && !after(stands, from);
 }
 
-/** How long a server has stood still by now. */
-function stood(ms: u32, behind: u32, moved: bool): u32 {
+/** How long a server has stood still by now, or has been on its way to the mark. */
+function stood(ms: u32, behind: u32, arrived: bool, moved: bool): u32 {
   const s = state();
-  return behind && (!moved || behind > s.lagBytes) ? ms + s.scanMs : 0;
+  const late = !moved || (behind > s.lagBytes && !arrived);
+  return behind && late ? ms + s.scanMs : 0;
 }
 
 /** How much of its output our server owes; 0 when it may be the client or the kernel that is slow. */

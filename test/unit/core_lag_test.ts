@@ -302,6 +302,34 @@ Deno.test("time in which the loop did not run is not the server's", () => {
   deepStrictEqual(world.found, []);
 });
 
+Deno.test("a standby's server that is far behind in octets, but only a moment in time, is let be", () => {
+  for (const every of [1, 4]) {
+    const world = new World();
+    const { replicas } = world;
+    const { client } = talk(world, 40_000 + 1);
+    world.until(() => client.received.length > 0, "a download");
+    replicas.standby!.driver.core.wasm.setLag(1000, LAG_MS);
+    const [app] = world.apps(replicas.standby!);
+    // 3000 octets in a step on the primary; the standby begins 15 steps late, then keeps pace or not.
+    let most = 0;
+    for (let i = 0; i < 55; i++) {
+      app.stopped = i < 15 || i % every !== 0;
+      replicas.wait(20);
+      world.step();
+      const [standby, primary] = [replicas.standby!, replicas.primary].map(({ driver }) =>
+        driver.field(0, "sndNxt") - driver.field(0, "iss")
+      );
+      most = Math.max(most, primary - standby);
+    }
+    ok(most > 30_000, `${most} octets behind`);
+    strictEqual(
+      world.found.length > 0,
+      every > 1,
+      `every ${every}: ${JSON.stringify(world.found)}`,
+    );
+  }
+});
+
 Deno.test("a server that moves, but is more than lag_bytes behind for lag_time, hangs too", () => {
   for (const [lagBytes, expected] of [[1000, true], [1 << 20, false]] as const) {
     const world = new World();
