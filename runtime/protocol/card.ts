@@ -67,15 +67,11 @@ export class Card {
 
   /** What that rests on, for people; null while it works. */
   get seen(): string | null {
-    switch (this.#state) {
-      case "works":
-        return null;
-      case "no-carrier":
-        return `no carrier for ${GONE_MS} ms`;
-      case "deaf":
-        return `nothing received for ${Math.round(this.#quietMs)} ms, ` +
-          `${this.#asks} questions unanswered`;
-    }
+    if (this.#state === "works") return null;
+    if (this.#state === "no-carrier") return `no carrier for ${GONE_MS} ms`;
+    return `nothing received for ${
+      Math.round(this.#quietMs)
+    } ms, ${this.#asks} questions unanswered`;
   }
 
   /** Notes what was seen; true when somebody is to be asked now. */
