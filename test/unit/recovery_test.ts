@@ -122,8 +122,8 @@ Deno.test("a restart waits for the next start, whatever the old server still say
 
 Deno.test("lifeOf() tells a process that runs from one that is a zombie or gone", async () => {
   strictEqual(lifeOf(Deno.pid), "runs");
-  // Its shell has become the sleep, which reads the end of no child: that one stays a zombie.
-  const script = 'sh -c "exit 0" & echo $!; exec sleep 30';
+  // Its shell becomes the long sleep, which reads the end of no child: the short one stays a zombie.
+  const script = "sleep 0.3 & echo $!; exec sleep 30";
   const parent = new Deno.Command("sh", { args: ["-c", script], stdout: "piped" }).spawn();
   const { value } = await parent.stdout.getReader().read();
   const zombie = Number(new TextDecoder().decode(value));
