@@ -148,12 +148,14 @@ export function writeEarly(c: Connection): bool {
   return true;
 }
 
-/** Tells the standby that a record is gone. */
-export function writeClose(c: Connection, how: CloseHow, seq: u32): void {
+/** Tells the standby that a record is gone; false when the body is full. */
+export function writeClose(c: Connection, how: CloseHow, seq: u32): bool {
   const to = begin(c, RecordType.Close, how, CLOSE_SIZE);
-  if (to) store<u32>(to, seq, 8);
+  if (!to) return false;
+  store<u32>(to, seq, 8);
   // What its client is told from now on, nobody could go on from who has not heard this.
   if (state().logMode && how == CloseHow.Dropped) noteInput();
+  return true;
 }
 
 /** Tells the primary that a connection is not protected here. */

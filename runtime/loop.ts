@@ -40,6 +40,7 @@ import { type BeatNews, Beats } from "./loop/beats.ts";
 import { Channels } from "./loop/channels.ts";
 import { writeEpoch } from "./loop/epoch_file.ts";
 import { Link } from "./loop/link.ts";
+import { openLogDirectory } from "./log_store/files.ts";
 import type { DiskLog } from "./log_store/disk_log.ts";
 import {
   type KeyCommand,
@@ -909,7 +910,7 @@ class DataLoop {
     if (disk === null) return;
     const { name: service, address } = options;
     const startMs = performance.now();
-    const found = disk.recover(options.log!.disk!.path, { service, address }, {
+    const found = disk.recover(openLogDirectory(options.log!.disk!.path), { service, address }, {
       nowMs,
       wallMs: wallMs(nowMs),
     });

@@ -18,6 +18,7 @@ import { insert, remove } from "./table";
 import { Chain, clear } from "../stream/chain";
 import { clearRanges } from "../stream/ranges";
 import { RECORD_SIZE } from "./connection";
+import { CloseHow, writeClose } from "../records";
 
 /** A connection's input log. */
 export function inputLog(c: Connection): Chain {
@@ -160,6 +161,10 @@ export function checkClosed(c: Connection): void {
   if (!after(c.ackShown, c.finSeq) || !after(c.cliAck, c.srvFin)) return;
   c.phase = Phase.Closed;
   dropLog(c);
+  // A log's place is free here: who keeps the same log must not need more than we do.
+  if (state().logMode && has(c, Flag.Hot) && writeClose(c, CloseHow.Normal, 0)) {
+    c.flags &= ~(<u32> Flag.Hot);
+  }
   count(Counter.Closed);
   startTimer(c, state().now + LINGER_MS);
 }

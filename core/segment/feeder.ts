@@ -52,7 +52,7 @@ import {
 } from "../flow/lifecycle";
 import { clear, read, trim } from "../stream/chain";
 import { clearRanges, cover } from "../stream/ranges";
-import { writeDiverged, writeFail } from "../records";
+import { CloseHow, writeClose, writeDiverged, writeFail } from "../records";
 import { checkUnproven, digestParked, resetClient, unprovenAfter } from "./comparing";
 import { settleEnd } from "./ending";
 import { speakFor } from "./takeover";
@@ -85,6 +85,9 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
   clear(parkedFlight(c));
   clearRanges(c);
   count(Counter.FeederRefused);
+  if (state().logMode && state().role == Role.Primary && has(c, Flag.Hot)) {
+    writeClose(c, CloseHow.Dropped, 0);
+  }
   unprotect(c, reason);
   if (state().role == Role.Standby) {
     if (reason == Reason.Diverged) writeDiverged(c, divergedAt);

@@ -110,8 +110,10 @@ export function promote(staying: Staying): u32 {
     }
     if (has(c, Flag.Logged)) {
       const over = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1 && hasServersFin(c);
+      // However long ago it ended: nobody was here to repeat the last ACK, which may have been lost.
+      const ended = c.phase == Phase.Closed && staying == Staying.Store;
       arm(c);
-      if (over) {
+      if (over || ended) {
         c.phase = Phase.Closed;
         startTimer(c, s.now + LINGER_MS);
       }

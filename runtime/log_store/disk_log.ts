@@ -22,9 +22,9 @@
 import type { Core } from "../core.ts";
 import { CoreRole } from "../core.ts";
 import type { DiskLogStatus } from "../status.ts";
-import { openLogDirectory } from "./files.ts";
+import type { LogFiles } from "./files.ts";
 import { type LogOwner, recordOctets } from "./record.ts";
-import { Entry, Ring, RING_OCTETS } from "./ring.ts";
+import { Entry, Ring } from "./ring.ts";
 import { LogStoreError, recover } from "./segments.ts";
 
 /** Octets of a segment, as the config does not say otherwise. */
@@ -42,6 +42,8 @@ const PHASE_CLOSED = 5;
 export interface DiskLogOptions {
   /** Directory of the segments. */
   path: string;
+  /** Octets after which a segment ends; SEGMENT_OCTETS if not given. */
+  segmentOctets?: number;
   /** Memory of the ring, of {@linkcode newRing}. */
   ring: SharedArrayBuffer;
   /** Readable when something was stored. */
@@ -69,6 +71,7 @@ export class DiskLog {
   readonly #core: Core;
   readonly #ring: Ring;
   readonly #logLimit: number;
+  readonly #segmentOctets: number;
   #oldest = 1;
   #segment = 1;
   /** Octets of the present segment. */
@@ -79,8 +82,13 @@ export class DiskLog {
   #lostAtMs: number | null = null;
 
   /** `logLimit`: octets that are kept of one connection. */
-  constructor(core: Core, { ring, eventFd }: DiskLogOptions, logLimit: number) {
+  constructor(
+    core: Core,
+    { ring, eventFd, segmentOctets = SEGMENT_OCTETS }: Omit<DiskLogOptions, "path">,
+    logLimit: number,
+  ) {
     this.fd = eventFd;
+    this.#segmentOctets = segmentOctets;
     this.#core = core;
     this.#ring = new Ring(ring, eventFd);
     this.#logLimit = logLimit;
@@ -93,12 +101,12 @@ export class DiskLog {
    * @param now The time by the core's clock and by the wall's, milliseconds.
    * @throws {LogStoreError} When the log is damaged or another service's.
    */
-  recover(path: string, owner: LogOwner, now: { nowMs: number; wallMs: number }): FoundLog {
+  recover(files: LogFiles, owner: LogOwner, now: { nowMs: number; wallMs: number }): FoundLog {
     const { wasm, bytes } = this.#core;
     const inbox = wasm.inbox();
     wasm.setPeerLogLimit(this.#logLimit);
     wasm.setRole(CoreRole.standby);
-    const found = recover(openLogDirectory(path), owner, ({ seq, wallMs, body }, segment) => {
+    const found = recover(files, owner, ({ seq, wallMs, body }, segment) => {
       // As if it had been heard when it was said: clocks go on, and so do ages.
       const ageMs = Math.max(0, now.wallMs - wallMs);
       wasm.begin((now.nowMs - ageMs) >>> 0);
@@ -112,7 +120,6 @@ export class DiskLog {
       );
     });
     wasm.begin(now.nowMs >>> 0);
-    wasm.settle();
     // What a standby would report, nobody is there to hear.
     wasm.sealed();
     this.#oldest = found.segments[0] ?? found.nextSegment;
@@ -137,7 +144,7 @@ export class DiskLog {
 
   /** True when no more should be read from clients and servers. */
   get isCongested(): boolean {
-    return this.#lostAtMs === null && this.#ring.waiting > RING_OCTETS / 2;
+    return this.#lostAtMs === null && this.#ring.isCongested;
   }
 
   /** The descriptor is readable. */
@@ -187,7 +194,7 @@ export class DiskLog {
     if (!isPut) return;
     wasm.sealed();
     this.#octets += recordOctets(length);
-    if (this.#octets > SEGMENT_OCTETS) this.#nextSegment();
+    if (this.#octets > this.#segmentOctets) this.#nextSegment();
   }
 
   /** For people. */

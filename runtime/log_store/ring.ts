@@ -82,9 +82,9 @@ export interface LogStart {
   nextSeq: number;
 }
 
-/** A new ring's memory. */
-export function newRing(): SharedArrayBuffer {
-  return new SharedArrayBuffer(WORDS_OCTETS + RING_OCTETS);
+/** A new ring's memory; `octets` is a power of two. */
+export function newRing(octets: number = RING_OCTETS): SharedArrayBuffer {
+  return new SharedArrayBuffer(WORDS_OCTETS + octets);
 }
 
 /** Both ends of a ring, each thread using its own. */
@@ -93,6 +93,7 @@ export class Ring {
   readonly #bytes: Uint8Array<SharedArrayBuffer>;
   readonly #view: DataView<SharedArrayBuffer>;
   readonly #eventFd: number;
+  readonly #octets: number;
   readonly #one = new Memory(8);
 
   /** `eventFd`: readable when something was stored. */
@@ -101,7 +102,13 @@ export class Ring {
     this.#bytes = new Uint8Array(buffer, WORDS_OCTETS);
     this.#view = new DataView(buffer, WORDS_OCTETS);
     this.#eventFd = eventFd;
+    this.#octets = this.#bytes.length;
     this.#one.view.setBigUint64(0, 1n, true);
+  }
+
+  /** True when more than half of it waits to be taken. */
+  get isCongested(): boolean {
+    return this.waiting > this.#octets / 2;
   }
 
   // The data plane's end --------------------------------------------------------------------------
@@ -126,14 +133,14 @@ export class Ring {
     const { body } = entry;
     const octets = HEAD_OCTETS + ((body.length + 7) & ~7);
     let put = this.#get(Word.put);
-    const left = RING_OCTETS - put % RING_OCTETS;
+    const left = this.#octets - put % this.#octets;
     const skipped = left < octets ? left : 0;
-    if (this.waiting + skipped + octets > RING_OCTETS) return false;
+    if (this.waiting + skipped + octets > this.#octets) return false;
     if (skipped > 0) {
-      this.#view.setUint32(put % RING_OCTETS, Entry.skip, true);
+      this.#view.setUint32(put % this.#octets, Entry.skip, true);
       put += skipped;
     }
-    const at = put % RING_OCTETS;
+    const at = put % this.#octets;
     this.#view.setUint32(at, entry.kind, true);
     this.#view.setUint32(at + 4, body.length, true);
     this.#view.setUint32(at + 8, entry.seq, true);
@@ -210,10 +217,10 @@ export class Ring {
     for (;;) {
       const taken = this.#get(Word.taken);
       if (taken === this.#get(Word.put)) return null;
-      const at = taken % RING_OCTETS;
+      const at = taken % this.#octets;
       const kind = this.#view.getUint32(at, true);
       if (kind === Entry.skip) {
-        this.#set(Word.taken, taken + RING_OCTETS - at);
+        this.#set(Word.taken, taken + this.#octets - at);
         continue;
       }
       const length = this.#view.getUint32(at + 4, true);

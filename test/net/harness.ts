@@ -383,6 +383,19 @@ export class Site {
     return atMs;
   }
 
+  /**
+   * Ends the daemon of a host by SIGTERM.
+   *
+   * @returns Wall clock of the signal, milliseconds since 1970.
+   */
+  async stopDaemon(host: HostName): Promise<number> {
+    const daemon = this.#daemon(host);
+    const atMs = Date.now();
+    await daemon.stop();
+    this.#daemons.delete(host);
+    return atMs;
+  }
+
   // Client ----------------------------------------------------------------------------------------
 
   /** Puts a bad link between the client and the switch. */

@@ -13,7 +13,7 @@
  */
 
 import assert from "node:assert/strict";
-import { traceTcp } from "./capture.ts";
+import { addressClaims, traceTcp } from "./capture.ts";
 import { netTest, repetitions, sleep } from "./conditions.ts";
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
@@ -32,6 +32,8 @@ const WORKLOAD = {
 const SERVICE = { mode: "log", log: { store: "disk" } };
 const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
 
+/** For how long no daemon runs. */
+const SILENT_MS = 1500;
 /** Octets of a download. */
 const CONTENT_OCTETS = 256 << 20;
 
@@ -47,12 +49,14 @@ for (const family of [4, 6] as const) {
         const momentMs = Math.round(random.between(100, 4500));
         const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
         const kills = 1 + random.integer(2);
+        const isAsked = round % 4 === 3;
+        const signal = isAsked ? "SIGTERM" : "SIGKILL";
         console.log(
-          `round ${round + 1} of ${rounds}: SIGKILL after ${momentMs} ms, ${kills} times`,
+          `round ${round + 1} of ${rounds}: ${signal} after ${momentMs} ms, ${kills} times`,
         );
         await workload.go();
         await sleep(momentMs);
-        const faultMs = await site.killDaemon("a");
+        const faultMs = await (isAsked ? site.stopDaemon("a") : site.killDaemon("a"));
         for (let again = 1; again < kills; again++) {
           await site.startDaemon("a");
           await sleep(random.between(0, 300));
@@ -85,9 +89,15 @@ netTest("curl reads on from nginx when daemon and server were killed and started
     const client = site.startInClient("curl", args, { hashOutput: true });
     await sleep(random.between(200, 3000));
     const faultMs = await site.killDaemon("a");
+    await site.forgetClientNeighbors();
+    await sleep(SILENT_MS);
+    const againMs = Date.now();
     await site.startDaemon("a");
     await client.mustSucceed(60_000);
     const dropped = await capture.stop();
+    const claims = addressClaims(capture.path, site.address)
+      .filter(({ timeMs }) => timeMs > faultMs + 100 && timeMs < againMs);
+    assert.deepEqual(claims, [], "somebody answers for the address while no daemon runs");
     assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
     assertUnbroken(traceTcp(capture.path, site.address), { connections: 1, faultMs, dropped });
   });

@@ -17,6 +17,7 @@ import {
   type Field,
   loadCore,
   readCounters,
+  Staying,
 } from "../../runtime/core.ts";
 import { parseAddress } from "../../runtime/io/address.ts";
 import { type Packet, packetOf } from "./twin.ts";
@@ -202,11 +203,11 @@ export class Driver {
     return taken;
   }
 
-  /** From standby to primary with the old primary gone or staying, and the first words. */
-  takeOver(peerStays = false): Output[] {
+  /** From standby to primary, with nobody staying unless told otherwise, and the first words. */
+  takeOver(staying: keyof typeof Staying = "nobody"): Output[] {
     const { wasm } = this.core;
     wasm.begin(this.nowMs >>> 0);
-    wasm.promote(peerStays ? 1 : 0);
+    wasm.promote(Staying[staying]);
     const outputs: Output[] = [];
     let more: boolean;
     do {

@@ -69,7 +69,7 @@ function rig(family: 4 | 6, role: RigRole, commit: "strict" | "ack" = "strict"):
     return { family, port, client: next, server: [next[1], next[0]] as [number, number] };
   });
   if (role === "taken" || role === "switched") {
-    pair.each((driver) => driver.takeOver(role === "switched"));
+    pair.each((driver) => driver.takeOver(role === "switched" ? "peer" : "nobody"));
     pair.takeBody();
   }
   if (role === "silent") pair.each(({ core: { wasm } }) => wasm.setRole(0));

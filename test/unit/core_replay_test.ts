@@ -8,6 +8,7 @@
 import { ok, strictEqual } from "node:assert/strict";
 import type { Random } from "../net/random.ts";
 import { isAfter, Phase, Reason } from "./core_driver.ts";
+import { DiskHost, PowerCut } from "./disk_host.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { Replicas, type ReplicasOptions } from "./replicas.ts";
 import { pick, randomOctets, rounds, seededTest } from "./seeded.ts";
@@ -29,6 +30,19 @@ function runFor(replicas: Replicas, talks: Talk[], steps: number): void {
 function inNeed(replicas: Replicas, talks: Talk[], random: Random): Talk[] {
   for (let i = 6 + random.integer(40); i > 0; i--) replicas.step();
   return talks.filter(({ client, expected }) => client.received.length < expected.length);
+}
+
+/** As `finish()`, when the power may still fail. */
+function finishAlive(replicas: Replicas, talks: Talk[], needed: Talk[], random: Random): void {
+  try {
+    finish(replicas, talks, needed);
+  } catch (error) {
+    if (!(error instanceof PowerCut)) throw error;
+    replicas.startAgain("power", { awayMs: 100, calls: Infinity });
+    const still = inNeed(replicas, talks, random);
+    replicas.startServers();
+    finish(replicas, talks, still);
+  }
 }
 
 /** Every client has read what it must, and the servers of those in need have read all of them. */
@@ -72,6 +86,50 @@ seededTest(
       const needed = inNeed(replicas, talks, random);
       replicas.startServers();
       finish(replicas, talks, needed);
+      checkEmpty(replicas);
+    }
+  },
+);
+
+seededTest(
+  "log on disk: whatever clients were told survives loss of power at any write",
+  (random) => {
+    for (let round = 0; round < rounds(20); round++) {
+      const logLimit = 1 << 18;
+      const isLazy = random.next();
+      const disk = new DiskHost({
+        random,
+        segmentOctets: pick(random, [3000, 30_000, 1 << 20]),
+        logLimit,
+        isBusy: () => random.next() < isLazy * 0.9,
+      });
+      const options = { ...logOptions(random), commit: "strict" as const, logLimit };
+      const replicas = new Replicas({ ...options, alone: true, disk });
+      const talks = Array.from({ length: 4 }, (_, i) => talk(random, replicas, 10000 + i));
+      let needed = talks;
+      for (let deaths = 1 + random.integer(3); deaths > 0; deaths--) {
+        let how: "killed" | "power" = pick(random, ["killed", "power"]);
+        try {
+          runFor(replicas, talks, random.integer(120));
+        } catch (error) {
+          if (!(error instanceof PowerCut)) throw error;
+          how = "power";
+        }
+        // The power fails again in the midst of a write, or not at all.
+        const calls = random.next() < 0.5 ? Infinity : 1 + random.integer(40);
+        replicas.startAgain(how, { awayMs: pick(random, [0, 3, 2000, 600_000]), calls });
+        try {
+          needed = inNeed(replicas, talks, random);
+          replicas.startServers();
+        } catch (error) {
+          if (!(error instanceof PowerCut)) throw error;
+          replicas.startAgain("power", { awayMs: 100, calls: Infinity });
+          needed = inNeed(replicas, talks, random);
+          replicas.startServers();
+        }
+      }
+      finishAlive(replicas, talks, needed, random);
+      disk.files.endFaults();
       checkEmpty(replicas);
     }
   },

@@ -54,12 +54,14 @@ export class FaultyFiles implements LogFiles {
   }
 
   create(name: string): LogFile {
+    this.#expectPower();
     const inode: Inode = { seen: new Uint8Array(), durable: new Uint8Array(), writes: [] };
     this.#names.set(name, inode);
     this.#step();
     return {
       write: (bytes, at) => this.#write(inode, bytes, at),
       sync: () => {
+        this.#expectPower();
         this.#step();
         this.#settle(inode);
       },
@@ -68,6 +70,7 @@ export class FaultyFiles implements LogFiles {
   }
 
   truncate(name: string, octets: number): void {
+    this.#expectPower();
     const inode = this.#inode(name);
     inode.seen = inode.seen.slice(0, octets);
     this.#step();
@@ -75,15 +78,22 @@ export class FaultyFiles implements LogFiles {
   }
 
   remove(name: string): void {
+    this.#expectPower();
     this.#inode(name);
     this.#names.delete(name);
     this.#step();
   }
 
   syncDirectory(): void {
+    this.#expectPower();
     this.#step();
     this.#durableNames.clear();
     for (const [name, inode] of this.#names) this.#durableNames.set(name, inode);
+  }
+
+  /** From now on the power does not fail. */
+  endFaults(): void {
+    this.#callsLeft = Infinity;
   }
 
   /** Puts a file there, durably. */
@@ -121,6 +131,7 @@ export class FaultyFiles implements LogFiles {
   }
 
   #write(inode: Inode, bytes: Uint8Array, at: number): void {
+    this.#expectPower();
     const others = [...this.#names.values()].filter((other) => other !== inode);
     const used = others.reduce((sum, { seen }) => sum + seen.length, 0);
     const room = Math.max(0, this.capacity - used - at);
@@ -138,8 +149,13 @@ export class FaultyFiles implements LogFiles {
     inode.writes = [];
   }
 
+  #expectPower(): void {
+    if (this.#callsLeft <= 0) throw new PowerCut("The power has failed");
+  }
+
   #step(): void {
-    if (--this.#callsLeft <= 0) throw new PowerCut("The power has failed");
+    this.#callsLeft--;
+    this.#expectPower();
   }
 }
 

@@ -20,7 +20,9 @@
  * client is reset, unless a test lets it.
  */
 import { strictEqual } from "node:assert/strict";
+import { Staying } from "../../runtime/core.ts";
 import { CLIENT_V4, CLIENT_V6, Driver, on, PORT, SERVICE_V4, SERVICE_V6 } from "./core_driver.ts";
+import type { DiskHost } from "./disk_host.ts";
 import { clientPortOf, Endpoint } from "./endpoint.ts";
 import { buildPacket, packetOf, parsePacket, TcpFlag } from "./twin.ts";
 
@@ -68,6 +70,8 @@ export interface ReplicasOptions {
   log?: { holds: boolean };
   /** Without a standby. */
   alone?: boolean;
+  /** Alone, with the log on a disk, in log mode. */
+  disk?: DiskHost;
   /** Habits of the two hosts' servers. */
   scale?: [number, number];
   /** Octets of their segments. */
@@ -103,8 +107,9 @@ export class Replicas {
     this.#options = options;
     this.#family = options.family ?? 4;
     this.primary = this.#host();
-    this.primary.driver.core.wasm.promote(0);
     this.standby = null;
+    options.disk?.start(this.primary.driver, this.nowMs);
+    this.primary.driver.core.wasm.promote(Staying[options.disk === undefined ? "nobody" : "store"]);
     if (options.log !== undefined) this.primary.driver.core.wasm.replay();
     if (options.alone !== true) this.join();
   }
@@ -205,6 +210,23 @@ export class Replicas {
     this.#deliver(standby, standby.driver.takeOver());
   }
 
+  /**
+   * The daemon and its servers die, or their host loses its power, and they start again after `awayMs`
+   * with what is on the disk. What is on the wire to the service is lost.
+   */
+  startAgain(how: "killed" | "power", { awayMs, calls }: { awayMs: number; calls: number }): void {
+    const disk = this.#options.disk!;
+    disk.fail(how);
+    this.#wire = this.#wire.filter(({ to }) => to === "client");
+    this.nowMs += awayMs;
+    this.primary = this.#host();
+    this.primary.down = true;
+    const { driver } = this.primary;
+    driver.nowMs = this.nowMs;
+    disk.start(driver, this.nowMs, calls);
+    this.#deliver(this.primary, driver.takeOver("store"));
+  }
+
   /** A planned switch: both hosts stay, in exchanged roles. */
   switchOver(): void {
     const { primary, standby } = this;
@@ -221,7 +243,7 @@ export class Replicas {
     this.#settle(standby);
     [this.primary, this.standby] = [standby, primary];
     standby.driver.nowMs = this.nowMs;
-    this.#deliver(standby, standby.driver.takeOver(true));
+    this.#deliver(standby, standby.driver.takeOver("peer"));
     wasm.relay(0);
   }
 
@@ -320,11 +342,15 @@ export class Replicas {
       host.applied = host.inbox.at(-1)?.seq ?? host.applied;
       host.inbox = [];
     }
+    const { disk } = this.#options;
     if (peer !== null) driver.core.wasm.committed(peer.applied);
+    disk?.before(this.nowMs);
     const outputs = driver.pass({ net: frozen ? [] : net, app, bodies });
+    const isStoring = disk?.after() ?? false;
     const message = driver.takeBody();
     if (message !== null && peer !== null) peer.inbox.push(message);
     this.#deliver(host, outputs);
+    if (isStoring) return true;
     if (driver.core.wasm.endsHeld() !== 0) this.#askAboutEnds(host);
     return outputs.length > 0 || bodies.length > 0 || message !== null || host.inbox.length > 0;
   }
