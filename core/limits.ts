@@ -53,6 +53,11 @@ export const EXTENSION_HEADERS_MAX: u32 = 8;
 export const HALF_OPEN_MS: u32 = 75000;
 /** A closed connection's record stays for late retransmissions, in milliseconds. */
 export const LINGER_MS: u32 = 5000;
+/**
+ * One that was read from a log on disk stays for so long: its client, who may lack our last ACK, repeats
+ * its FIN at most so far apart (TCP_RTO_MAX of Linux), in milliseconds.
+ */
+export const READ_LINGER_MS: u32 = 120000;
 /** First and last retransmission time-out of the feeder, in milliseconds (a lossless local link). */
 export const FEED_RTO_MIN_MS: u32 = 50;
 export const FEED_RTO_MAX_MS: u32 = 1000;

@@ -67,6 +67,7 @@ import {
   settleDisputes,
 } from "./segment/ending";
 import { probe as ask } from "./segment/probe";
+import { tellAgain as tell } from "./segment/telling";
 import {
   behind as countBehind,
   confirmEnds as confirmHeldEnds,
@@ -398,6 +399,14 @@ export function setSegment(segment: u32): void {
 /** Log mode: the oldest segment that a connection still needs; 2^32 - 1 for none. */
 export function oldestTold(): u32 {
   return oldestSegment();
+}
+
+/**
+ * Log mode: tells again of connections whose OPEN lies before segment `below`, with about `octets` more
+ * in this message. 1 when more remain.
+ */
+export function tellAgain(below: u32, octets: u32): u32 {
+  return tell(below, octets) ? 1 : 0;
 }
 
 /** Standby to primary: see takeover.ts; `staying` as there. Returns the number of connections. */

@@ -7,9 +7,13 @@
  *
  *   OPEN      primary to standby   a connection exists; its SYN-ACK waits until this is committed.
  *             flags 1: only asks; the primary's kernel refused the SYN, would the standby's?
+ *             flags 2: told again, to be taken where nothing is known of it (segment/telling.ts)
  *     +8  client address 16 | 24 ports u32 | 28 irs | 32 iss | 36 client MSS u16 | 38 server MSS u16
  *     +40 client scale u8 | 41 server scale u8 | 42 SYN's ECE/CWR u8 | 43 options u8 (Flag 0..7)
  *     +44 SYN's TSval | 48 SYN-ACK's TSval | 52 SYN's window | 56 SYN-ACK's window | 60 State.now
+ *     with flags 2, 48: the newest TSval that the client can have seen
+ *     +64 cliAck | 68 sndShown | 72 octets of output up to there, u64
+ *     +80 a digest of output is u64 at 84, up to here; the first octet of all for none
  *   DATA      primary to standby   octets of the client's stream; flags 1: a FIN follows them
  *     +8  seq | 12 length | 16 octets
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
@@ -41,9 +45,10 @@ import { inputLog, takeDirty } from "./flow/lifecycle";
 import { read } from "./stream/chain";
 import { node } from "./stream/ranges";
 import { digestValue } from "./stream/digest";
-import { canTell } from "./segment/comparing";
+import { canTell, toldEnd, toldValue } from "./segment/comparing";
 import { isGone, outputEnd } from "./segment/ending";
 import { readUpTo } from "./segment/lag";
+import { shownOctets } from "./segment/recovery";
 
 export const enum RecordType {
   Open = 1,
@@ -66,6 +71,7 @@ export const enum CloseHow {
 }
 
 export const OPEN_SIZE: u32 = 64;
+export const AGAIN_SIZE: u32 = 92;
 export const DATA_HEAD: u32 = 16;
 export const PROGRESS_SIZE: u32 = 56;
 export const CLOSE_SIZE: u32 = 12;
@@ -92,6 +98,30 @@ function begin(c: Connection | null, type: RecordType, flags: u32, size: u32): u
 export function writeOpen(c: Connection, asks: bool): bool {
   const to = begin(c, RecordType.Open, asks ? 1 : 0, OPEN_SIZE);
   if (!to) return false;
+  fillOpen(c, to);
+  if (asks) return true;
+  noteInput();
+  c.toldIn = state().segment;
+  state().openSeq = state().messageSeq;
+  return true;
+}
+
+/** Tells of a connection from its beginning, for who may know nothing of it; false when the body is full. */
+export function writeAgain(c: Connection): bool {
+  const s = state();
+  const to = begin(c, RecordType.Open, 2, AGAIN_SIZE);
+  if (!to) return false;
+  fillOpen(c, to);
+  store<u32>(to, c.tsClock + s.now, 48);
+  store<u32>(to, c.cliAck, 64);
+  store<u32>(to, c.sndShown, 68);
+  store<u64>(to, shownOctets(c), 72);
+  store<u32>(to, toldEnd(c), 80);
+  store<u64>(to, toldValue(c), 84);
+  return true;
+}
+
+function fillOpen(c: Connection, to: usize): void {
   memory.copy(to + 8, changetype<usize>(c), 16);
   store<u32>(to, c.ports, 24);
   store<u32>(to, c.irs, 28);
@@ -107,11 +137,6 @@ export function writeOpen(c: Connection, asks: bool): bool {
   store<u32>(to, c.synWindow, 52);
   store<u32>(to, c.edgeShown - c.irs - 1, 56);
   store<u32>(to, state().now, 60);
-  if (asks) return true;
-  noteInput();
-  c.toldIn = state().segment;
-  state().openSeq = state().messageSeq;
-  return true;
 }
 
 /** Hands a piece of the client's stream to the standby; false when the body is full. */
@@ -119,6 +144,15 @@ export function writeData(c: Connection, seq: u32, from: usize, length: u32, fin
   const to = beginData(c, seq, length, fin);
   if (!to) return false;
   memory.copy(to, from, length);
+  noteInput();
+  return true;
+}
+
+/** Hands over a piece of the client's stream from our log, which somebody may have already. */
+export function writeLogged(c: Connection, seq: u32, length: u32, fin: bool): bool {
+  const to = beginData(c, seq, length, fin);
+  if (!to) return false;
+  read(inputLog(c), seq, to, length);
   return true;
 }
 
@@ -127,7 +161,6 @@ function beginData(c: Connection, seq: u32, length: u32, fin: bool): usize {
   if (!to) return 0;
   store<u32>(to, seq, 8);
   store<u32>(to, length, 12);
-  noteInput();
   return to + DATA_HEAD;
 }
 
@@ -141,9 +174,8 @@ export function writeEarly(c: Connection): bool {
     const n = node(index);
     const length = n.end - n.start;
     if (length > BODY_SIZE >> 1 || s.bodyUsed + length > BODY_SIZE >> 1) return false;
-    const to = beginData(c, n.start, length, false);
-    if (!to) return false;
-    read(inputLog(c), n.start, to, length);
+    if (!writeLogged(c, n.start, length, false)) return false;
+    noteInput();
   }
   return true;
 }

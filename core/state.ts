@@ -189,6 +189,15 @@ export class State {
   logHolds: u32 = 0;
   /** Segment of the disk's log that the next message goes to; 0 where there is none. */
   segment: u32 = 0;
+  /**
+   * Telling again (segment/telling.ts): the record it has come to, 1 while that one is being told, its
+   * generation, the segment where that began, and the next octet of its log.
+   */
+  tellNext: u32 = 0;
+  telling: u32 = 0;
+  tellGeneration: u32 = 0;
+  tellSegment: u32 = 0;
+  tellSeq: u32 = 0;
   /** A server is there to be fed; always so in hot mode. */
   feeding: u32 = 0;
   /** Next record `detach()` looks at. */

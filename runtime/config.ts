@@ -940,8 +940,10 @@ export function unsupported(config: Config): string[] {
 export function warnings(config: Config): string[] {
   const { cluster, peers, services } = config;
   if (peers.length === 0) {
-    return services.map(({ name, mode }) =>
-      mode === "log"
+    return services.map(({ name, mode, log }) =>
+      log.store === "disk"
+        ? `no [[peer]]: connections of ${name} wait while this host or its daemon is down`
+        : mode === "log"
         ? `no [[peer]]: connections of ${name} survive the end of their server, not that of this host`
         : `no [[peer]]: nobody can take over, connections of ${name} are passed through unprotected; ` +
           'with mode = "log" they would survive the end of their server'

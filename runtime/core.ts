@@ -95,6 +95,11 @@ export interface CoreExports {
   /** Log mode: the oldest segment that a connection still needs; 2^32 - 1 for none. */
   oldestTold(): number;
   /**
+   * Log mode: tells again of connections whose OPEN lies before segment `below`, with about `octets`
+   * more in this message. 1 when more remain.
+   */
+  tellAgain(below: number, octets: number): number;
+  /**
    * Standby to primary: see core/segment/takeover.ts. Returns the number of connections.
    *
    * @param staying who is our standby then, of {@linkcode Staying}

@@ -59,6 +59,11 @@ export function markSeq(x: Comparison): u32 {
   return load<u32>(mark(x, 0), 8);
 }
 
+/** The digest of the last mark; there must be one. */
+export function lastValue(x: Comparison): u64 {
+  return load<u64>(mark(x, x.markCount - 1));
+}
+
 /** Takes the first mark off and returns its digest; there must be one. */
 export function takeMark(x: Comparison): u64 {
   const first = mark(x, 0);

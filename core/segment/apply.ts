@@ -21,6 +21,7 @@ import {
 import { find } from "../flow/table";
 import { Finding, noteFinding } from "../judgement";
 import {
+  AGAIN_SIZE,
   CLOSE_SIZE,
   CloseHow,
   DATA_HEAD,
@@ -32,7 +33,7 @@ import {
   REPORT_SIZE,
   writeFail,
 } from "../records";
-import { noteTold, startComparing } from "./comparing";
+import { noteTold, startComparing, takeTold } from "./comparing";
 import { notePeerOutput, refuse } from "./ending";
 import { absorb } from "./feeder";
 import { readUpTo } from "./lag";
@@ -71,10 +72,17 @@ function apply(record: usize, left: u32): u32 {
   const flags: u32 = load<u8>(record, 1);
   switch (<u32> load<u8>(record)) {
     case RecordType.Open: {
-      if (left < OPEN_SIZE) return 0;
+      const again = (flags & 2) != 0;
+      const size = again ? AGAIN_SIZE : OPEN_SIZE;
+      if (left < size) return 0;
       s.ackDue = 1;
-      if (standby) applyOpen(record, (flags & 1) != 0);
-      return OPEN_SIZE;
+      if (!standby) return size;
+      if (!again) applyOpen(record, (flags & 1) != 0);
+      else if (named(record) === null) {
+        applyOpen(record, false);
+        applyAgain(record);
+      }
+      return size;
     }
     case RecordType.Data: {
       if (left < DATA_HEAD) return 0;
@@ -194,6 +202,20 @@ function applyOpen(record: usize, asks: bool): void {
   }
   count(Counter.Opened);
   markPump(c);
+}
+
+/** What else is told of a connection that was told of before. */
+function applyAgain(record: usize): void {
+  const c = named(record);
+  if (c === null) return;
+  c.cliAck = load<u32>(record, 64);
+  c.sndShown = load<u32>(record, 68);
+  c.outShown = load<u64>(record, 72);
+  c.sndNxt = c.sndShown;
+  c.peerSnd = c.sndShown;
+  c.parkBase = c.sndShown;
+  c.parkEnd = c.sndShown;
+  takeTold(c, load<u32>(record, 80), load<u64>(record, 84));
 }
 
 /**

@@ -34,7 +34,14 @@ import { count, counted, Counter, Divergence, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, RST } from "../wire/packet";
 import { Connection, Flag, has, isTold, Leg, Phase, Reason } from "../flow/connection";
-import { Comparison, comparisonOf, markSeq, pushMark, takeMark } from "../flow/comparison";
+import {
+  Comparison,
+  comparisonOf,
+  lastValue,
+  markSeq,
+  pushMark,
+  takeMark,
+} from "../flow/comparison";
 import { inputLog, markPump, parkedFlight, startTimer } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
 import { CloseHow, writeClose } from "../records";
@@ -107,6 +114,28 @@ export function digestOutput(c: Connection, seq: u32, from: usize, length: u32):
 /** True when the primary can tell the digest of all that its server has written, to `end`. */
 export function canTell(c: Connection, end: u32): bool {
   return has(c, Flag.Digested) && !has(c, Flag.Unproven) && digestEnd(c, comparisonOf(c)) == end;
+}
+
+/** Up to where the digest of `toldValue()` goes; ISS + 1 for none. */
+export function toldEnd(c: Connection): u32 {
+  const x = comparisonOf(c);
+  if (!has(c, Flag.Digested)) return c.iss + 1;
+  return has(c, Flag.Unproven) ? x.toldAt : digestEnd(c, x);
+}
+
+/** The digest of output that another server has to match: ours, or what ours has to match itself. */
+export function toldValue(c: Connection): u64 {
+  const x = comparisonOf(c);
+  return has(c, Flag.Unproven) && x.markCount ? lastValue(x) : digestValue(x);
+}
+
+/** A standby is told again, at once, what it would have been told piece by piece. */
+export function takeTold(c: Connection, seq: u32, value: u64): void {
+  if (!has(c, Flag.Digested) || seq == c.iss + 1) return;
+  const x = comparisonOf(c);
+  x.toldAt = seq;
+  x.markCount = 0;
+  pushMark(x, seq, value);
 }
 
 /** True when the standby has found its server's output to be ours up to `end`, or nobody compares. */

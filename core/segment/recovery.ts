@@ -77,7 +77,7 @@ export function leave(c: Connection): void {
   }
   if (isAccepted(c)) {
     startOver(c);
-    c.outShown = c.bytesOut + c.ahead + <u64> <i64> <i32> (c.sndShown - c.sndNxt);
+    c.outShown = shownOctets(c);
     resetServer(c);
   }
   if (c.phase == Phase.Closed) {
@@ -90,6 +90,12 @@ export function leave(c: Connection): void {
   arm(c);
   // What passed directly and was not acknowledged is in the log: nothing keeps us from saying so.
   if (after(c.rcvNxt, c.ackShown)) ackSoon(c);
+}
+
+/** Octets of output up to sndShown. */
+export function shownOctets(c: Connection): u64 {
+  if (!isAccepted(c)) return c.outShown;
+  return c.bytesOut + c.ahead + <u64> <i64> <i32> (c.sndShown - c.sndNxt);
 }
 
 /** Makes the record ready for a new server, which knows nothing of the connection yet. */

@@ -12,6 +12,7 @@
 import {
   HALF_OPEN_MS,
   LINGER_MS,
+  READ_LINGER_MS,
   SUPER_SEGMENT,
   TS_SLACK_MS,
   UNKNOWN_EDGE,
@@ -115,7 +116,7 @@ export function promote(staying: Staying): u32 {
       arm(c);
       if (over || ended) {
         c.phase = Phase.Closed;
-        startTimer(c, s.now + LINGER_MS);
+        startTimer(c, s.now + (staying == Staying.Store ? READ_LINGER_MS : LINGER_MS));
       }
       c.flags &= ~(<u32> Flag.PeerFin);
     }
@@ -291,7 +292,9 @@ export function oldestTold(): u32 {
   let oldest = U32.MAX_VALUE;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
-    if (c.phase != Phase.Free && has(c, Flag.Hot) && c.toldIn < oldest) oldest = c.toldIn;
+    // One that both sides have finished still answers for a lost last ACK.
+    const isNeeded = has(c, Flag.Hot) || (c.phase == Phase.Closed && c.toldIn != 0);
+    if (c.phase != Phase.Free && isNeeded && c.toldIn < oldest) oldest = c.toldIn;
   }
   return oldest;
 }

@@ -31,6 +31,7 @@ import { openLibcrypto } from "../io/libcrypto.ts";
 import { bindUdp, listenTcp, parseHostPort } from "../io/socket.ts";
 import { readSysctl } from "../io/sysctl.ts";
 import { openTun } from "../io/tun.ts";
+import { tryDisk } from "./check_disk.ts";
 import { EXIT_DONE, EXIT_FAILED, EXIT_USAGE, print, printJson } from "./output.ts";
 
 /** Oldest kernel that is known to do all that is asked of it. */
@@ -135,6 +136,9 @@ export async function checkHost(config: Config): Promise<CheckItem[]> {
   ];
   for (const service of config.services) {
     items.push(...await checkService(service, interfaces));
+    if (service.log.store === "disk") {
+      items.push(await checkDisk(service.name, config.node.stateDir));
+    }
   }
   for (const peer of config.peers) {
     for (const link of peer.links) {
@@ -276,6 +280,21 @@ async function checkStateDirectory(path: string): Promise<CheckItem> {
     return fail(name, `${directory}: ${(error as Error).message}`, "name a directory we can write");
   }
   return ok(name, directory === path ? path : `${path} will be made`);
+}
+
+/** The disk that a service's log is to be kept on. */
+async function checkDisk(service: string, stateDir: string): Promise<CheckItem> {
+  const name = `${service}: log on disk`;
+  let directory = stateDir;
+  while (!await isDirectory(directory) && dirname(directory) !== directory) {
+    directory = dirname(directory);
+  }
+  try {
+    return { name, ...await tryDisk(directory) };
+  } catch (error) {
+    const found = `${directory}: ${(error as Error).message}`;
+    return fail(name, found, "name a state_dir that we can write");
+  }
 }
 
 async function isDirectory(path: string): Promise<boolean> {

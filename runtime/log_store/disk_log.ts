@@ -11,7 +11,9 @@
  *    ^ committed ───── stored ──────┘
  *
  * Segments are told apart here: the core notes in which one each connection's OPEN lies. At the end of
- * a segment those before the oldest that is still needed are given up.
+ * a segment those before the oldest that is still needed are given up. When the log has become twice as
+ * long as what the core keeps, connections that began in old segments are told again, a piece with each
+ * message (core/segment/telling.ts), so that those can go too.
  *
  * A log that cannot be written is given up (storing.ts): its connections are unprotected from then on, and
  * after REJOIN_MS new ones are protected again, if the disk takes them.
@@ -29,6 +31,10 @@ import { LogStoreError, recover } from "./segments.ts";
 
 /** Octets of a segment, as the config does not say otherwise. */
 export const SEGMENT_OCTETS = 16 << 20;
+/** A log may be so much longer than twice what the core keeps, octets. */
+const SLACK_OCTETS = 4 * SEGMENT_OCTETS;
+/** Octets of one message that tell again what was told before. */
+const TELL_OCTETS = 128 << 10;
 /** A log that was given up is begun anew after so long, milliseconds. */
 export const REJOIN_MS = 10_000;
 
@@ -44,6 +50,8 @@ export interface DiskLogOptions {
   path: string;
   /** Octets after which a segment ends; SEGMENT_OCTETS if not given. */
   segmentOctets?: number;
+  /** How much longer than needed the log may be, octets; SLACK_OCTETS if not given. */
+  slackOctets?: number;
   /** Memory of the ring, of {@linkcode newRing}. */
   ring: SharedArrayBuffer;
   /** Readable when something was stored. */
@@ -72,6 +80,13 @@ export class DiskLog {
   readonly #ring: Ring;
   readonly #logLimit: number;
   readonly #segmentOctets: number;
+  readonly #slackOctets: number;
+  /** What the core can keep of all connections. */
+  readonly #memoryOctets: number;
+  /** Connections that began before this segment are being told again; null for none. */
+  #tellBelow: number | null = null;
+  /** All of them were told, but for their progress, which is in the next message. */
+  #isTold = false;
   #oldest = 1;
   #segment = 1;
   /** Octets of the present segment. */
@@ -84,11 +99,14 @@ export class DiskLog {
   /** `logLimit`: octets that are kept of one connection. */
   constructor(
     core: Core,
-    { ring, eventFd, segmentOctets = SEGMENT_OCTETS }: Omit<DiskLogOptions, "path">,
+    options: Omit<DiskLogOptions, "path">,
     logLimit: number,
   ) {
+    const { ring, eventFd, segmentOctets = SEGMENT_OCTETS, slackOctets = SLACK_OCTETS } = options;
     this.fd = eventFd;
     this.#segmentOctets = segmentOctets;
+    this.#slackOctets = slackOctets;
+    this.#memoryOctets = core.wasm.blockOctetsFree();
     this.#core = core;
     this.#ring = new Ring(ring, eventFd);
     this.#logLimit = logLimit;
@@ -163,6 +181,8 @@ export class DiskLog {
     if (lost !== this.#lost) {
       this.#lost = lost;
       this.#lostAtMs = nowMs;
+      this.#tellBelow = null;
+      this.#isTold = false;
       wasm.storeLost();
       return "lost";
     }
@@ -179,6 +199,10 @@ export class DiskLog {
   /** Hands the core's message to the writer, unless there is no room: then it stays in the core. */
   send(epoch: number, wallMs: number): void {
     const { wasm, bytes } = this.#core;
+    const isComplete = this.#isTold && wasm.dirty() === 0;
+    if (this.#tellBelow !== null && !this.#isTold && !this.isCongested) {
+      this.#isTold = wasm.tellAgain(this.#tellBelow, TELL_OCTETS) === 0;
+    }
     const length = wasm.bodyLength();
     if (length === 0) return;
     const body = bytes.subarray(wasm.body(), wasm.body() + length);
@@ -194,6 +218,11 @@ export class DiskLog {
     if (!isPut) return;
     wasm.sealed();
     this.#octets += recordOctets(length);
+    if (isComplete) {
+      this.#tellBelow = null;
+      this.#isTold = false;
+      this.#tidy();
+    }
     if (this.#octets > this.#segmentOctets) this.#nextSegment();
   }
 
@@ -211,8 +240,17 @@ export class DiskLog {
     this.#segment++;
     this.#octets = 0;
     wasm.setSegment(this.#segment);
+    if (this.#tellBelow === null) this.#tidy();
+  }
+
+  /** Gives up old segments that nobody needs; when they are too many, sees to it that nobody does. */
+  #tidy(): void {
+    const { wasm } = this.#core;
     const needed = Math.min(wasm.oldestTold() >>> 0, this.#segment);
     if (needed > this.#oldest && this.#command(Entry.remove, needed)) this.#oldest = needed;
+    const octets = (this.#segment - this.#oldest) * this.#segmentOctets;
+    const kept = this.#memoryOctets - wasm.blockOctetsFree();
+    if (octets > 2 * kept + this.#slackOctets) this.#tellBelow = this.#segment;
   }
 
   /** The disk may take a log again: connections that begin from now on are protected. */

@@ -82,7 +82,7 @@ export interface LogStart {
   nextSeq: number;
 }
 
-/** A new ring's memory; `octets` is a power of two. */
+/** A new ring's memory; `octets` is a power of two, and at least twice the longest message. */
 export function newRing(octets: number = RING_OCTETS): SharedArrayBuffer {
   return new SharedArrayBuffer(WORDS_OCTETS + octets);
 }

@@ -3,7 +3,8 @@
  *
  * What tries this host is run for real in test/net/program_test.ts.
  */
-import { strictEqual } from "node:assert/strict";
+import { deepStrictEqual, match, rejects, strictEqual } from "node:assert/strict";
+import { fileSystemOf, tryDisk } from "../../runtime/cli/check_disk.ts";
 import { isInNetwork, renderReport } from "../../runtime/cli/check.ts";
 
 Deno.test("isInNetwork() compares the bits of the network and no more", () => {
@@ -44,4 +45,32 @@ warn  rp_filter  strict
 1 ok, 1 to improve, 1 to mend
 `,
   );
+});
+
+Deno.test("fileSystemOf() finds the file system that is mounted nearest above a path", () => {
+  const mounts = [
+    "/dev/sda1 / ext4 rw 0 0",
+    "tmpfs /run tmpfs rw 0 0",
+    "/dev/sdb1 /var/lib/my\\040disk xfs rw 0 0",
+    "none /run/holdfast ext4 rw 0 0",
+    "",
+  ].join("\n");
+  strictEqual(fileSystemOf("/var/lib/holdfast", mounts), "ext4");
+  strictEqual(fileSystemOf("/run", mounts), "tmpfs");
+  strictEqual(fileSystemOf("/running", mounts), "ext4");
+  strictEqual(fileSystemOf("/run/holdfast/web.log", mounts), "ext4");
+  strictEqual(fileSystemOf("/var/lib/my disk/web.log", mounts), "xfs");
+  strictEqual(fileSystemOf("/", ""), null);
+});
+
+Deno.test("tryDisk() measures how long a block takes, and leaves nothing behind", async () => {
+  const directory = await Deno.makeTempDir({ prefix: "holdfast-disk-" });
+  try {
+    const { found } = await tryDisk(directory);
+    match(found, new RegExp(`^${directory} (on \\S+: a block is durable after|is in memory)`));
+    deepStrictEqual([...Deno.readDirSync(directory)], []);
+    await rejects(tryDisk(`${directory}/none`));
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
 });

@@ -15,6 +15,9 @@ import { pick, randomOctets, rounds, seededTest } from "./seeded.ts";
 import { allDone, check, checkEmpty, checkOctets, isDone, randomOptions, talk } from "./talks.ts";
 import type { Talk } from "./talks.ts";
 
+/** As in core/limits.ts. */
+const READ_LINGER_MS = 120_000;
+
 /** Log mode with room for everything. */
 function logOptions(random: Random): ReplicasOptions {
   return { ...randomOptions(random), log: { holds: random.next() < 0.5 }, logLimit: 1 << 18 };
@@ -100,6 +103,8 @@ seededTest(
       const disk = new DiskHost({
         random,
         segmentOctets: pick(random, [3000, 30_000, 1 << 20]),
+        // Without end: as soon as a segment is full, all that live are told again.
+        slackOctets: pick(random, [-Infinity, 10_000]),
         logLimit,
         isBusy: () => random.next() < isLazy * 0.9,
       });
@@ -130,6 +135,7 @@ seededTest(
       }
       finishAlive(replicas, talks, needed, random);
       disk.files.endFaults();
+      replicas.wait(READ_LINGER_MS);
       checkEmpty(replicas);
     }
   },

@@ -13,7 +13,8 @@ import type { Driver } from "./core_driver.ts";
 import { FaultyFiles, PowerCut } from "./faulty_files.ts";
 
 const OWNER = { service: "web", address: "10.0.0.100" };
-const RING_OCTETS = 1 << 20;
+/** Twice the longest message: it must fit while less than half is in use. */
+const RING_OCTETS = 8 << 20;
 
 /** How a disk behaves. */
 export interface DiskHostOptions {
@@ -21,6 +22,8 @@ export interface DiskHostOptions {
   random: Random;
   /** Octets of a segment. */
   segmentOctets: number;
+  /** How much longer than needed the log may be, octets. */
+  slackOctets?: number;
   /** Octets that are kept of one connection. */
   logLimit: number;
   /** The writer does nothing in this pass. */
@@ -52,10 +55,14 @@ export class DiskHost {
 
   /** A daemon starts: its core is brought to where the log ends. The power fails after `calls`. */
   start(driver: Driver, nowMs: number, calls = Infinity): void {
-    const { random, segmentOctets, logLimit } = this.#options;
+    const { random, segmentOctets, slackOctets, logLimit } = this.#options;
     const ring = newRing(RING_OCTETS);
     this.#nowMs = nowMs;
-    this.#log = new DiskLog(driver.core, { ring, eventFd: -1, segmentOctets }, logLimit);
+    this.#log = new DiskLog(
+      driver.core,
+      { ring, eventFd: -1, segmentOctets, slackOctets },
+      logLimit,
+    );
     // Clocks of different lives have nothing in common but the wall's.
     this.#log.recover(this.files, OWNER, { nowMs: driver.nowMs, wallMs: nowMs });
     this.files = this.files.afterKill(calls);

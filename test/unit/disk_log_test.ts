@@ -19,7 +19,7 @@ const SEGMENT_OCTETS = 20_000;
 /** A server that only reads. */
 const readAll = { program: (server: Endpoint) => void (server.onEnd = () => server.end()) };
 
-function site(random: Random, options: { holds?: boolean } = {}) {
+function site(random: Random, options: { holds?: boolean; slackOctets?: number } = {}) {
   const disk = new DiskHost({
     random,
     segmentOctets: SEGMENT_OCTETS,
@@ -52,6 +52,47 @@ seededTest("segments go when the connections that began in them are gone", (rand
   strictEqual(state, "storing");
   ok(segments <= 5, `${segments} segments are left of some 30`);
   strictEqual(disk.files.list().length, segments);
+});
+
+seededTest(
+  "a connection that lives for long is told again, so that old segments can go",
+  (random) => {
+    const { disk, replicas } = site(random, { slackOctets: 4 * SEGMENT_OCTETS });
+    const said = randomOctets(random, 50_000);
+    const lasting = upload(replicas, 9999, said, false);
+    replicas.run(() => lasting.isDrained);
+    for (let port = 10000; port < 10020; port++) {
+      const client = upload(replicas, port, randomOctets(random, 60_000));
+      replicas.run(() => client.ended && client.isDrained);
+      replicas.wait(6000);
+    }
+    const { segments } = disk.log.status();
+    ok(segments <= 16, `${segments} segments are left of some 60`);
+    replicas.startAgain("power", { awayMs: 1000, calls: Infinity });
+    replicas.startServers();
+    const more = randomOctets(random, 5000);
+    lasting.write(more);
+    lasting.end();
+    replicas.run(() => lasting.ended && lasting.isDrained);
+    const { received } = replicas.primary.servers.get(9999)!;
+    deepStrictEqual(received, Uint8Array.of(...said, ...more));
+  },
+);
+
+seededTest("a log needs no more memory when it is read than when it was written", (random) => {
+  const { replicas } = site(random);
+  const free = () => replicas.primary.driver.core.wasm.blockOctetsFree();
+  const all = free();
+  for (let port = 10000; port < 10004; port++) {
+    const client = upload(replicas, port, randomOctets(random, 100_000));
+    replicas.run(() => client.ended && client.isDrained);
+  }
+  // The last ACK is on its way, and nobody waits for the last message to be durable.
+  for (let i = 0; i < 4; i++) replicas.wait(100);
+  // Their records linger here, without their logs.
+  const lingering = replicas.primary.driver.core.wasm.recordsUsed();
+  replicas.startAgain("power", { awayMs: 0, calls: Infinity });
+  deepStrictEqual([lingering, free()], [4, all]);
 });
 
 seededTest(
