@@ -47,6 +47,8 @@ const DUMB: readonly FaultKind[] = ["daemon SIGKILL", "daemon SIGSTOP", "power c
 const SEGFAULT_TRIES_MAX = 200;
 /** What a judge says of a server that died. */
 const SERVER_VERDICTS = ["app-died", "app-refuses", "app-exited"];
+/** What one says of a network card. */
+const CARD_VERDICTS = ["card-down"];
 
 /** What a step works with. */
 export interface StepPlace {
@@ -248,6 +250,9 @@ class StepRun {
         return;
       case "replication cut":
         await this.#setReplication(host, false);
+        return;
+      case "client cut":
+        await site.topology.setLink(host, "client", false);
     }
   }
 
@@ -282,6 +287,9 @@ class StepRun {
         return;
       case "replication cut":
         await this.#setReplication(host, true);
+        return;
+      case "client cut":
+        await site.topology.setLink(host, "client", true);
     }
   }
 
@@ -291,20 +299,27 @@ class StepRun {
   async #waitJudged(victim: HostName): Promise<"moves" | "stays"> {
     const { kind } = this.#step;
     return await until(() => {
-      return kind.startsWith("server") ? this.#serverJudged(victim) : this.#silenceJudged(victim);
+      if (kind.startsWith("server")) return this.#ownJudged(victim, SERVER_VERDICTS);
+      return kind === "client cut"
+        ? this.#ownJudged(victim, CARD_VERDICTS)
+        : this.#silenceJudged(victim);
     }, { what: `a judgement of ${kind} at ${victim}`, timeoutMs: TIMEOUT_MS });
   }
 
-  async #serverJudged(victim: HostName): Promise<"moves" | "stays" | undefined> {
+  /** What is said of the victim's own server or card. */
+  async #ownJudged(
+    victim: HostName,
+    verdicts: readonly string[],
+  ): Promise<"moves" | "stays" | undefined> {
     const said = [...await this.#judgements("a"), ...await this.#judgements("b")];
     const isNamed = said.some(({ judgement, evidence }) =>
-      evidence.node === victim && SERVER_VERDICTS.includes(judgement)
+      evidence.node === victim && verdicts.includes(judgement)
     );
     if (!isNamed) return undefined;
     if (victim !== this.#primary) return "stays";
     const { role, lastTakeover } = await this.#site.service(this.#site.other(victim));
     if (role !== "primary") return undefined;
-    assert.ok(SERVER_VERDICTS.includes(lastTakeover?.reason ?? ""), lastTakeover?.reason);
+    assert.ok(verdicts.includes(lastTakeover?.reason ?? ""), lastTakeover?.reason);
     return "moves";
   }
 

@@ -19,8 +19,8 @@
  *     are younger than the standby. What keeps protection may precede a fault at once: the preludes
  *     (a planned switch, a restart of the witness, one of two replication links down and up)
  *   - a server's death while the witness is away: the hand-over needs a grant, and a dead server's ends
- *     cannot be kept from clients for ever. So the witness is away only at faults of daemon, host or link,
- *     where everybody waits for it
+ *     cannot be kept from clients for ever. So the witness is away only at faults of daemon, host or
+ *     replication links, where everybody waits for it
  *   - both hosts at once
  *
  * Sources: DESIGN sections 1 (failure model) and 6 (table of judgements).
@@ -37,9 +37,13 @@ export const FAULT_KINDS = [
   "power cut",
   "replication cut",
   "isolation",
+  "client cut",
 ] as const;
 
-/** One of the kinds; "isolation" cuts a host from peer and witness, but not from clients. */
+/**
+ * One of the kinds; "isolation" cuts a host from peer and witness, but not from clients; "client cut" from
+ * clients alone.
+ */
 export type FaultKind = typeof FAULT_KINDS[number];
 
 /** What may come before a fault, because it costs no protection. */
@@ -133,10 +137,12 @@ export function drawBatch(seed: number, count: number = SCHEDULES_PER_BATCH): Ba
 function drawStep(random: Random, site: BatchSite): Step {
   const kind = pick(random, FAULT_KINDS);
   const preludes = random.next() < 0.3 ? [drawPrelude(random, site)] : [];
-  const mayBeBrief = kind === "daemon SIGSTOP" || kind === "replication cut";
+  const mayBeBrief = kind === "daemon SIGSTOP" || kind === "replication cut" ||
+    kind === "client cut";
   const brief = mayBeBrief && random.next() < 0.25;
   const [leastMs, mostMs] = brief ? BRIEF_MS : LONG_MS;
-  const mayLackWitness = !kind.startsWith("server") && kind !== "isolation" && !brief;
+  const mayLackWitness = !kind.startsWith("server") && kind !== "isolation" &&
+    kind !== "client cut" && !brief;
   return {
     preludes,
     kind,
