@@ -4,11 +4,11 @@
  * Theory of operation
  * A beat leaves every `heartbeatMs` on each link, and at once in answer to one that was heard a while
  * after ours: the peer's lease rests on our echo of its beat. Beats carry what the replicas of all
- * services say (protocol/message.ts); of several that say the same, and of those that come late,
- * only the first is news.
+ * services say (protocol/message.ts); which of them are news, protocol/peer_life.ts knows.
  */
 import { libc, Memory } from "../io/libc.ts";
 import { type Beat, BEAT_MAX, decodeBeat, encodeBeat, MessageError } from "../protocol/message.ts";
+import { PeerLife } from "../protocol/peer_life.ts";
 import type { Refusals } from "../refusals.ts";
 import { BEAT_HEADER, placeOf } from "../seal.ts";
 import type { Link } from "./link.ts";
@@ -18,11 +18,6 @@ import type { Service } from "./service.ts";
 const DATAGRAM_MAX = BEAT_MAX + BEAT_HEADER;
 /** Datagrams that are read from a link in a pass. */
 const DATAGRAMS_MAX = 256;
-/**
- * A beat of the life before is late, and not news; but who has just started may hear a late one after
- * the first of the new life. When the one it took for new is silent for so long, it was the late one.
- */
-const FORMER_MS = 1000;
 
 /** A beat that is newer than all before it. */
 export interface BeatNews {
@@ -66,8 +61,7 @@ export class Beats {
   #beatSeq: number;
   #nextBeatMs = 0;
   #lastBeatMs = 0;
-  /** The newest beat of the peer, and its life before this one. */
-  #peerLife = { incarnation: -1, seq: 0, heardMs: -Infinity, former: -1 };
+  readonly #peerLife = new PeerLife();
 
   /** Sends nothing yet. */
   constructor({ loop, incarnation, seq, links, services, refusals }: BeatsOptions) {
@@ -143,31 +137,14 @@ export class Beats {
       const nowMs = performance.now();
       const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
       heard = true;
-      const { incarnation } = this.#peerLife;
-      if (!this.#isNews(beat, nowMs)) continue;
-      const isReborn = incarnation !== -1 && incarnation !== beat.incarnation;
-      news({ beat, nowMs, echoedMs, isReborn });
+      const said = this.#peerLife.note(beat, nowMs);
+      if (said !== "late") news({ beat, nowMs, echoedMs, isReborn: said === "reborn" });
     }
     // An echo at once: the peer's lease is then as long as it can be.
     if (heard && performance.now() - this.#lastBeatMs > this.#options.heartbeatMs / 2) {
       this.#nextBeatMs = 0;
       this.sendIfDue();
     }
-  }
-
-  /** Whether a beat is newer than all before it: links may deliver in any order, and twice. */
-  #isNews({ incarnation, seq }: Beat, nowMs: number): boolean {
-    const life = this.#peerLife;
-    if (life.incarnation === incarnation) {
-      if (((seq - life.seq) | 0) <= 0) return false;
-    } else if (life.former === incarnation && nowMs - life.heardMs < FORMER_MS) return false;
-    this.#peerLife = {
-      incarnation,
-      seq,
-      heardMs: nowMs,
-      former: life.incarnation === incarnation ? life.former : life.incarnation,
-    };
-    return true;
   }
 
   /** The beat in the datagram of `length` octets that was received last; throws MessageError. */

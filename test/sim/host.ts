@@ -25,7 +25,6 @@ import {
   RecordFlag,
 } from "../../runtime/core.ts";
 import {
-  type Beat,
   decodeBeat,
   decodeFrame,
   encodeBeat,
@@ -33,6 +32,7 @@ import {
   type Frame,
   MessageError,
 } from "../../runtime/protocol/message.ts";
+import { PeerLife } from "../../runtime/protocol/peer_life.ts";
 import {
   type CoreFinding,
   FINDINGS,
@@ -65,7 +65,6 @@ const GREETINGS_MAX = 16;
 const BEATS_KEPT = 64;
 /** ResetHeld, Judged: `demote()` forgets such connections (`isGone()` in core/segment/ending.ts). */
 const GONE = 4194304 | 33554432;
-const FORMER_MS = 1000;
 const FIN_WAIT_MS = 2000;
 const PROBE_EVERY_MS = 50;
 const MTU = 1500;
@@ -205,7 +204,7 @@ export class SimHost {
   #beatSeq = 0;
   #nextBeatMs = 0;
   #lastBeatMs = 0;
-  #peerLife = { incarnation: -1, seq: 0, heardMs: -Infinity, former: -1 };
+  #peerLife = new PeerLife();
   #judging!: Judge;
   #peerReady = false;
   #nextConnectMs = 0;
@@ -277,7 +276,7 @@ export class SimHost {
     }));
     this.#nextBeatMs = 0;
     this.#lastBeatMs = 0;
-    this.#peerLife = { incarnation: -1, seq: 0, heardMs: -Infinity, former: -1 };
+    this.#peerLife = new PeerLife();
     this.#judging = new Judge(this.name, this.#peer);
     this.core.wasm.setJudgement(FIN_WAIT_MS);
     this.#peerReady = false;
@@ -497,13 +496,12 @@ export class SimHost {
       const sentMs = link.sentMs[beat.echoSeq % BEATS_KEPT];
       const isOld = ((this.#beatSeq - beat.echoSeq) >>> 0) >= BEATS_KEPT || sentMs === 0;
       const echoedMs = isOld ? null : sentMs;
-      const { incarnation } = this.#peerLife;
-      if (!this.#isNews(beat, nowMs)) continue;
-      const isReborn = incarnation !== -1 && incarnation !== beat.incarnation;
+      const news = this.#peerLife.note(beat, nowMs);
+      if (news === "late") continue;
       const token = beat.incarnation.toString(16);
       for (const said of beat.services) {
         this.#peerReady = said.ready;
-        if (isReborn && this.replica.role === "standby") {
+        if (news === "reborn" && this.replica.role === "standby") {
           this.#closeChannel("the peer has started again");
         }
         const effects = this.replica.handleBeat(said, { nowMs, echoedMs, token });
@@ -514,21 +512,6 @@ export class SimHost {
       this.#nextBeatMs = 0;
       this.#beatIfDue();
     }
-  }
-
-  /** #isNews(). */
-  #isNews({ incarnation, seq }: Beat, nowMs: number): boolean {
-    const life = this.#peerLife;
-    if (life.incarnation === incarnation) {
-      if (((seq - life.seq) | 0) <= 0) return false;
-    } else if (life.former === incarnation && nowMs - life.heardMs < FORMER_MS) return false;
-    this.#peerLife = {
-      incarnation,
-      seq,
-      heardMs: nowMs,
-      former: life.incarnation === incarnation ? life.former : life.incarnation,
-    };
-    return true;
   }
 
   // Channels ------------------------------------------------------------------------------------

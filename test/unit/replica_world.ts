@@ -19,6 +19,7 @@
  */
 import { ok } from "node:assert/strict";
 import type { BeatService } from "../../runtime/protocol/message.ts";
+import { FORMER_MS } from "../../runtime/protocol/peer_life.ts";
 import { decide, type Decision, type RegisterValue } from "../../runtime/protocol/register.ts";
 import { type Effect, PROBE_MS, Replica } from "../../runtime/protocol/replica.ts";
 import type { Random } from "../net/random.ts";
@@ -32,8 +33,6 @@ const QUEUE_MAX = 256;
 /** A question to the register is given up after so long. */
 const ANSWER_MS = 350;
 const BEATS_KEPT = 64;
-/** See loop.ts: how long a former life's beats are late ones. */
-const FORMER_MS = 1000;
 
 /** How bad the network is. */
 export interface Weather {
