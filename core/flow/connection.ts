@@ -247,9 +247,10 @@ export class Connection {
   legMax: u32 = 0;
   /** About where the other replica's server has read to. */
   peerRead: u32 = 0;
-  /** sndNxt and legEdge at the last look. */
+  /** sndNxt, legEdge and legAck at the last look. */
   scanSnd: u32 = 0;
   scanEdge: u32 = 0;
+  scanAck: u32 = 0;
   /** How long our server has stood still in each direction, in milliseconds. */
   writeMs: u32 = 0;
   readMs: u32 = 0;

@@ -9,7 +9,8 @@
  *
  *   does not write   all that our kernel has sent is acknowledged and the client takes more, so the
  *                    kernel has nothing left; and the other server has written more (for a standby:
- *                    the client has it already)
+ *                    the client has it already). A kernel that has room and still lacks input has
+ *                    lost it on the way: it is the client's RTO that its program waits for
  *   does not read    our kernel's window is closed, and the other server has read an eighth of
  *                    `log_limit` more, and a quarter of what ours has not. What is read is estimated as
  *                    the right edge less the largest window ever shown. The estimate errs where a
@@ -82,9 +83,10 @@ function look(c: Connection): void {
     s.oursMovedAt = s.now;
     markDirty(c);
   }
+  const owed = isStarved(c) ? 0 : unwritten(c, primary);
   c.scanSnd = c.sndNxt;
   c.scanEdge = c.legEdge;
-  const owed = unwritten(c, primary);
+  c.scanAck = c.legAck;
   c.writeMs = stood(c.writeMs, owed, wrote && !after(c.writeMark, c.sndNxt), wrote);
   if (!c.writeMs) c.writeMark = c.sndNxt + owed;
   const unreadOctets = unread(c);
@@ -112,6 +114,11 @@ function stood(ms: u32, behind: u32, arrived: bool, moved: bool): u32 {
   const s = state();
   const late = !moved || (behind > s.lagBytes && !arrived);
   return behind && late ? ms + s.scanMs : 0;
+}
+
+/** Our server's kernel has room for octets that we have seen, and has not got any since the last look. */
+function isStarved(c: Connection): bool {
+  return c.legAck == c.scanAck && after(c.rcvNxt, c.legAck) && c.legEdge - c.legAck >= c.srvMss;
 }
 
 /** How much of its output our server owes; 0 when it may be the client or the kernel that is slow. */

@@ -330,6 +330,40 @@ Deno.test("a standby's server that is far behind in octets, but only a moment in
   }
 });
 
+Deno.test("a server whose kernel has lost input on the way is waiting for the client", () => {
+  for (const isLost of [true, false]) {
+    const world = new World();
+    const { replicas } = world;
+    const { client } = talk(world, 40_000 + 1);
+    world.until(() => client.received.length > 10_000, "a download");
+    for (const app of world.apps(replicas.primary)) app.stopped = true;
+    for (let i = 0; i < 5; i++) world.step();
+    const { driver } = replicas.primary;
+    strictEqual(driver.field(0, "legAck"), driver.field(0, "rcvNxt"));
+    if (isLost) {
+      // As after a segment that reached us, and that our server's kernel had no memory for.
+      const { wasm, view, offsets } = driver.core;
+      const got = driver.field(0, "legAck");
+      view.setUint32(wasm.recordAt(0) + offsets.rcvNxt, got + 1000, true);
+      view.setUint32(wasm.recordAt(0) + offsets.legEdge, got + 60_000, true);
+    }
+    for (let i = 0; i < 10; i++) {
+      driver.nowMs += 100;
+      replicas.nowMs = driver.nowMs;
+      const report = encodeReport(0, driver.field(0, "rcvNxt"), driver.field(0, "legEdge"), {
+        read: driver.field(0, "rcvNxt"),
+        output: (driver.field(0, "sndNxt") + 5000) >>> 0,
+        accepted: true,
+      });
+      driver.pass({ bodies: [report] });
+    }
+    deepStrictEqual(
+      findings(driver).map(({ kind }) => kind),
+      isLost ? [] : Array(3).fill("oursStopsWriting"), // the first, and again LAG_AGAIN_MS later
+    );
+  }
+});
+
 Deno.test("a server that moves, but is more than lag_bytes behind for lag_time, hangs too", () => {
   for (const [lagBytes, expected] of [[1000, true], [1 << 20, false]] as const) {
     const world = new World();
