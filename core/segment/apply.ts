@@ -259,7 +259,9 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   c.outShown += <u64> (shown - c.sndShown);
   c.sndShown = shown;
   if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
+  // Said anew each time: an end that was alone for long may be agreed on after all.
   if (flags & 4) c.flags |= Flag.PeerGone;
+  else c.flags &= ~(<u32> Flag.PeerGone);
   if (flags & 8) noteTold(c, load<u32>(record, 40), load<u64>(record, 44));
   c.peerRead = load<u32>(record, 52);
   notePeerOutput(c, load<u32>(record, 40), (flags & 2) != 0);
