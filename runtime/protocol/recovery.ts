@@ -68,6 +68,8 @@ export class Recovery {
   #reason: RecoveryReason = "start";
   /** A server we start runs; always true of one that somebody else starts. */
   #runs: boolean;
+  /** One that others started has not closed all it had yet. */
+  #dying = false;
   #probing = false;
   #nextProbeMs = -Infinity;
   #heldSinceMs: number | null = null;
@@ -138,6 +140,11 @@ export class Recovery {
   /** Until the next server listens. */
   #await({ nowMs, listening, look }: RecoverySight): RecoveryEffect[] {
     if (!this.#runs || look() === "exiting") return [];
+    if (this.#dying) {
+      // Until now its listener may have taken more connections, which died with it.
+      this.#dying = false;
+      return [{ kind: "detach", reason: this.#reason, seen: null }];
+    }
     if (this.#probing && listening === "yes") {
       this.#probing = false;
       this.#nextProbeMs = -Infinity;
@@ -167,6 +174,7 @@ export class Recovery {
     const life = sight.look();
     if (life === "exiting" || life === "gone") {
       this.#runs = !this.#spawns;
+      this.#dying = !this.#spawns;
       return this.#fail("app-exited", "the server's process is exiting", nowMs);
     }
     if (this.#probing && listening === "no") {

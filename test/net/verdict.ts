@@ -36,6 +36,8 @@ export interface VerdictOptions {
   isDisorderly?: boolean;
   /** Nobody spoke for a second or more. */
   hasLongSilence?: boolean;
+  /** The right edge may go back: a daemon that reads its log from disk lacks its last words. */
+  mayShrink?: boolean;
   /** Frames that the capture lost, as `Capture.stop()` says. */
   dropped: number;
 }
@@ -97,7 +99,7 @@ function faultsOf(connection: ConnectionTrace, options: VerdictOptions): string[
   for (
     const [what, anomalies] of [
       ["ACK", connection.ackRegressions],
-      ["right edge", connection.rightEdgeRegressions],
+      ["right edge", options.mayShrink ? [] : connection.rightEdgeRegressions],
       ["TSval", connection.tsvalRegressions],
     ] as [string, Anomaly[]][]
   ) {

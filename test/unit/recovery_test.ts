@@ -97,6 +97,11 @@ Deno.test("a server that others start is looked at, and the next one awaited unt
   deepStrictEqual(pass({ endsHeld: true, listening: "yes" }), ["confirm"]);
   deepStrictEqual(pass({ endsHeld: true, look: () => "exiting" }), ["detach app-exited"]);
   deepStrictEqual(pass({ look: () => "exiting" }), [], "what still listens is the dying one");
+  deepStrictEqual(
+    pass({ look: () => "gone" }),
+    ["detach app-exited"],
+    "it accepted more meanwhile",
+  );
   deepStrictEqual(pass({ look: () => "gone" }), ["probe"]);
   deepStrictEqual(pass({ look: () => "gone", listening: "yes" }), ["replay"]);
 });
