@@ -5,7 +5,8 @@
  * Each suite is a directory beside this file and one `deno test` process, so a suite that hangs or
  * crashes does not take the others' results with it. Deno's own report streams through; the counts
  * come from the JUnit file it writes beside. A process that fails without a failed test (a file
- * that does not load, a crash) counts as one failure. The last line is
+ * that does not load, a crash) counts as one failure. What failed is told again at the end, as a long
+ * report's beginning is easily lost. The last line is
  *
  *   N passed, N failed, N skipped
  *
@@ -30,6 +31,9 @@ const FLAGS = ["--full", "--coverage"];
 /** Longest run of one suite; the full repetitions take hours. */
 const SUITE_TIMEOUT_MS = 6 * 3600_000;
 
+/** Longest part of one failure's text that is told again at the end, in characters. */
+const FAILURE_CHARACTERS = 4000;
+
 /** Counts of one or more suites. */
 export interface Counts {
   /** Test cases that held. */
@@ -40,30 +44,53 @@ export interface Counts {
   skipped: number;
 }
 
+/** What a suite's report says. */
+export interface SuiteResult extends Counts {
+  /** Each test that failed: its name, and what it said. */
+  failures: string[];
+}
+
 /**
  * Counts the tests in a JUnit report.
  *
  * @param report The XML text that `deno test --junit-path` wrote.
- * @returns How many test cases passed, failed and were skipped.
+ * @returns How many test cases passed, failed and were skipped, and what those that failed said.
  */
-export function countJunit(report: string): Counts {
-  const counts = { passed: 0, failed: 0, skipped: 0 };
-  for (const [, body = ""] of report.matchAll(CASE)) {
-    if (/<(failure|error)\b/.test(body)) counts.failed++;
-    else if (/<skipped\b/.test(body)) counts.skipped++;
-    else counts.passed++;
+export function readJunit(report: string): SuiteResult {
+  const result: SuiteResult = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  for (const [, attributes, body = ""] of report.matchAll(CASE)) {
+    if (/<(failure|error)\b/.test(body)) {
+      result.failed++;
+      const name = / name="([^"]*)"/.exec(attributes)?.[1] ?? "a test without a name";
+      const said = body.replace(TAG, "").trim().slice(0, FAILURE_CHARACTERS);
+      result.failures.push(`${unescapeXml(name)}\n${unescapeXml(said)}`);
+    } else if (/<skipped\b/.test(body)) result.skipped++;
+    else result.passed++;
   }
-  return counts;
+  return result;
 }
 
 /** A `testcase` element: closed at once, or with a body. */
-const CASE = /<testcase\b(?:[^>"]|"[^"]*")*?(?:\/>|>([^]*?)<\/testcase>)/g;
+const CASE = /<testcase\b((?:[^>"]|"[^"]*")*?)(?:\/>|>([^]*?)<\/testcase>)/g;
+
+/** A tag, whose attributes may hold `>`. */
+const TAG = /<(?:[^>"]|"[^"]*")*>/g;
+
+/** Text out of XML: the five entities that are always there, and characters by number. */
+function unescapeXml(text: string): string {
+  const named: Record<string, string> = { lt: "<", gt: ">", quot: '"', apos: "'", amp: "&" };
+  return text.replace(/&(?:#(\d+)|#x([0-9a-fA-F]+)|(lt|gt|quot|apos|amp));/g, (_, ...groups) => {
+    const [decimal, hexadecimal, name] = groups as (string | undefined)[];
+    if (name !== undefined) return named[name];
+    return String.fromCodePoint(parseInt(decimal ?? hexadecimal ?? "", decimal ? 10 : 16));
+  });
+}
 
 /** Runs one suite and streams its report. */
 async function runSuite(
   directory: URL,
   { args, env }: { args: string[]; env: Record<string, string> },
-): Promise<Counts> {
+): Promise<SuiteResult> {
   const reportPath = await Deno.makeTempFile({ prefix: "holdfast-junit-", suffix: ".xml" });
   try {
     const child = new Deno.Command(Deno.execPath(), {
@@ -73,9 +100,12 @@ async function runSuite(
     const timer = setTimeout(() => child.kill("SIGKILL"), SUITE_TIMEOUT_MS);
     const status = await child.status;
     clearTimeout(timer);
-    const counts = countJunit(await Deno.readTextFile(reportPath));
-    if (!status.success && counts.failed === 0) counts.failed++;
-    return counts;
+    const result = readJunit(await Deno.readTextFile(reportPath));
+    if (!status.success && result.failed === 0) {
+      result.failed++;
+      result.failures.push(`${directory.pathname}: deno test ended with status ${status.code}`);
+    }
+    return result;
   } finally {
     await Deno.remove(reportPath);
   }
@@ -101,6 +131,7 @@ async function main(args: string[]): Promise<number> {
   const chosen = names.length === 0 || names[0] === "all" ? SUITES : names;
   const env: Record<string, string> = args.includes("--full") ? { HOLDFAST_REPEAT: "1" } : {};
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+  const failures: string[] = [];
   const coverage = args.includes("--coverage") ? await Coverage.prepare() : null;
   for (const suite of chosen) {
     const directory = new URL(`./${suite}/`, import.meta.url);
@@ -113,8 +144,10 @@ async function main(args: string[]): Promise<number> {
     total.passed += counts.passed;
     total.failed += counts.failed;
     total.skipped += counts.skipped;
+    failures.push(...counts.failures);
   }
   if (coverage !== null) total.failed += await printCoverage(coverage);
+  for (const failure of failures) console.log(`\nFAILED ${failure}\n`);
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
   return total.failed > 0 || total.passed === 0 ? 1 : 0;
 }

@@ -68,6 +68,9 @@ export function netTest(
       const directory = await Deno.makeTempDir({ prefix: "holdfast-test-" });
       try {
         await body({ random: new Random(seed), directory });
+      } catch (error) {
+        // A report of failures keeps errors, not what was printed.
+        throw new Error(`failed with HOLDFAST_SEED=${seed}`, { cause: error });
       } finally {
         await endAllProcesses();
         if (Deno.env.get("HOLDFAST_KEEP") === "1") console.log(`kept ${directory}`);

@@ -46,8 +46,8 @@ const fresh = Math.ceil(schedules() * FRESH_SHARE);
 function expectToHold(seed: number): number {
   const { violation, trace, takeovers } = runSchedule(seed);
   if (violation === null) return takeovers;
-  console.log(`${trace.join("\n")}\nrepeat it: deno task sim --seed ${seed}`);
-  throw violation;
+  console.log(trace.join("\n"));
+  throw new Error(`repeat it: deno task sim --seed ${seed}`, { cause: violation });
 }
 
 Deno.test("a seed repeats a schedule to the last packet", () => {

@@ -532,8 +532,7 @@ function storm(seed: number): number {
     });
     world.settle(SETTLE_MS);
   } catch (error) {
-    console.log(`failing schedule: ${seed}`);
-    throw error;
+    throw new Error(`failing schedule: ${seed}`, { cause: error });
   }
   return world.takeovers;
 }

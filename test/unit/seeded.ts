@@ -18,7 +18,12 @@ export function seededTest(name: string, body: (random: Random) => void): void {
   Deno.test(name, () => {
     const seed = seedOfRun();
     console.log(`seed ${seed}  ->  HOLDFAST_SEED=${seed}`);
-    body(new Random(seed));
+    try {
+      body(new Random(seed));
+    } catch (error) {
+      // A report of failures keeps errors, not what was printed.
+      throw new Error(`failed with HOLDFAST_SEED=${seed}`, { cause: error });
+    }
   });
 }
 
