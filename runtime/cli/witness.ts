@@ -8,7 +8,7 @@
  * cannot be written.
  */
 
-import { parseHostPort } from "../io/address.ts";
+import { type Endpoint, formatHostPort, parseHostPort } from "../io/address.ts";
 import { createLogger, type LogFormat, type LogLevel } from "../log.ts";
 import { startWitness } from "../witness/server.ts";
 import { RegisterStore } from "../witness/store.ts";
@@ -43,9 +43,10 @@ export async function witness(options: WitnessOptions): Promise<number> {
   let store: RegisterStore | null = null;
   try {
     store = RegisterStore.open(options.state);
-    const server = await startWitness(store, { address, port, log });
+    const server = await startWitness(store, { address: address.text, port, log });
     notifyManager("READY=1");
-    log.info("up", { listen: options.listen, state: options.state, registers: store.size });
+    const listen = formatHostPort({ address, port: server.port });
+    log.info("up", { listen, state: options.state, registers: store.size });
     const failure = await Promise.race([signaled.promise.then(() => null), server.failed]);
     await server.close();
     if (failure === null) return EXIT_DONE;
@@ -59,10 +60,9 @@ export async function witness(options: WitnessOptions): Promise<number> {
   }
 }
 
-function endpointOf(text: string): { address: string; port: number } {
+function endpointOf(text: string): Endpoint {
   try {
-    const { address, port } = parseHostPort(text);
-    return { address: address.text, port };
+    return parseHostPort(text);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw new UsageError(

@@ -113,14 +113,12 @@ netTest("AppRunner starts a server that ends again, each time later", [], async 
   await withRunner(options, async (runner, events) => {
     runner.start();
     // The exit is told before it is logged: clients of the dead server wait.
-    const logged = () => events.filter(({ event }) => event === "server ended").length === 3;
-    await until(logged, { what: "three exits", timeoutMs: 10_000 });
+    const pauses = () =>
+      events.filter(({ event }) => event === "server ended").map(({ restartMs }) => restartMs);
+    await until(() => pauses().length >= 3, { what: "three exits", timeoutMs: 30_000 });
     ok(exits.every(({ how }) => how === "status 3"));
-    deepStrictEqual(
-      events.filter(({ event }) => event === "server ended").map(({ restartMs }) => restartMs),
-      [200, 400, 800],
-    );
-    strictEqual(runner.status().restarts, 2);
+    deepStrictEqual(pauses().slice(0, 3), [200, 400, 800]);
+    ok(runner.status().restarts! >= 2);
     strictEqual(runner.status().lastExit, "status 3");
     await runner.stop();
     strictEqual(runner.status().state, "stopped");
