@@ -31,6 +31,7 @@
  */
 
 import { runCommand } from "./io/command.ts";
+import { faketimePrefix, removeFaketimeFiles, type SharedChance } from "./io/faketime.ts";
 import { inNamespace } from "./io/netns.ts";
 import { writeSysctlIfPresent } from "./io/sysctl.ts";
 import type { Logger } from "./log.ts";
@@ -84,6 +85,8 @@ export interface AppOptions {
   command: readonly string[];
   /** User name or number; null for the daemon's own. */
   user: string | null;
+  /** Clock and seed of a server that must answer alike wherever and whenever it runs; or not given. */
+  chance?: SharedChance | null;
   /** Takes the server's output and what happens to it. */
   log: Logger;
   /** Called with its process id when the server was started. */
@@ -204,12 +207,13 @@ export class AppRunner {
 
   /** Runs the server to its end. */
   async #runOnce(): Promise<AppExit> {
-    const { service, netns, command, user, log } = this.#options;
+    const { service, netns, command, user, chance, log } = this.#options;
     let child: Deno.ChildProcess;
     try {
       const account = user === null ? null : await lookUp(user);
       if (this.#stopping.signal.aborted) return { how: "not started", ranMs: 0 };
-      child = spawnServer(netns, command, account);
+      const prefix = chance ? faketimePrefix(chance) : [];
+      child = spawnServer(netns, [...prefix, ...command], account);
     } catch (error) {
       return this.#tellExit({ how: (error as Error).message, ranMs: 0 });
     }
@@ -232,6 +236,7 @@ export class AppRunner {
     this.#child = null;
     await dismissGuard();
     if (!await settles(outputs, REAP_MS)) output.cancel();
+    if (chance) removeFaketimeFiles(child.pid);
     return exit;
   }
 

@@ -36,6 +36,8 @@
  *     commit = "strict"                     strict | ack
  *     run = ["nginx", "-g", "daemon off;"]  default: start the server yourself in the namespace
  *     user = "www-data"                     default: the daemon's
+ *     determinism = "none"                  none | faketime: run sees a clock that stands still at
+ *     clock_base = "2026-01-01T00:00:00Z"     clock_base, and the same random numbers everywhere
  *     netns = "hf-web"                      default hf-<name>
  *     uplink = true                         let the server reach other hosts by the host's own address
  *     divergence = "reset"                  reset | unprotect | ignore
@@ -180,6 +182,8 @@ export interface ServiceConfig {
   run: string[] | null;
   /** User the server runs as; null for the daemon's. */
   user: string | null;
+  /** Time of day that the server sees, seconds since 1970, under libfaketime; null for the true one. */
+  clockBaseS: number | null;
   /** Network namespace of the server. */
   netns: string;
   /** Whether the server reaches other hosts. */
@@ -295,6 +299,15 @@ function size(leastText: string, mostText: string) {
   return quantity(allowed, parseSize, {
     least: parseSize(leastText)!,
     most: parseSize(mostText)!,
+  });
+}
+
+/** A time of day with its date, UTC; seconds since 1970. */
+function instant() {
+  const pattern = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/;
+  return converted('a time in UTC like "2026-01-01T00:00:00Z", from 1970 on', (text) => {
+    const ms = pattern.test(text) ? Date.parse(text) : NaN;
+    return ms >= 0 ? ms / 1000 : null;
   });
 }
 
@@ -552,6 +565,8 @@ const SCHEMA = table("the top level", {
         commit: v.optional(choice("strict", "ack"), "strict"),
         run: v.optional(command()),
         user: v.optional(matching(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?$/, "the name of a user")),
+        determinism: v.optional(choice("none", "faketime"), "none"),
+        clock_base: v.optional(instant(), "2026-01-01T00:00:00Z"),
         netns: v.optional(name()),
         divergence: v.optional(choice("reset", "unprotect", "ignore"), "reset"),
         fin_wait: v.optional(duration("0ms", "1h"), "2s"),
@@ -743,6 +758,18 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
           "it is log.limit",
       });
     }
+    if (service.determinism === "faketime" && service.run === undefined) {
+      problems.push({
+        path: `${path}.determinism`,
+        message: 'found "faketime" without run, allowed: only for a server that Holdfast starts',
+      });
+    }
+    if (service.clock_base !== undefined && service.determinism !== "faketime") {
+      problems.push({
+        path: `${path}.clock_base`,
+        message: `found ${show(service.clock_base)}, allowed: only beside determinism = "faketime"`,
+      });
+    }
     const prefer = textAt(service, "prefer");
     if (prefer !== undefined && !nodes.includes(prefer)) {
       const allowed = nodes.filter((name) => name !== undefined).map(show).join(" or ");
@@ -910,6 +937,7 @@ function toConfig(document: Document, file: string): Config {
       commit: s.commit,
       run: s.run ?? null,
       user: s.user ?? null,
+      clockBaseS: s.determinism === "faketime" ? s.clock_base : null,
       netns: s.netns ?? defaultNetns(s.name)!,
       uplink: s.uplink,
       divergence: s.divergence,
@@ -939,8 +967,12 @@ export function unsupported(config: Config): string[] {
 /** What an operator should know of a configuration that will be used as it is. */
 export function warnings(config: Config): string[] {
   const { cluster, peers, services } = config;
+  const found = services.filter(({ clockBaseS }) => clockBaseS !== null).map(({ name }) =>
+    `determinism = "faketime": whoever knows the names of cluster and service can foretell the random ` +
+    `numbers of ${name}; not for a server that makes secrets of them`
+  );
   if (peers.length === 0) {
-    return services.map(({ name, mode, log }) =>
+    const alone = services.map(({ name, mode, log }) =>
       log.store === "disk"
         ? `no [[peer]]: connections of ${name} wait while this host or its daemon is down`
         : mode === "log"
@@ -948,8 +980,8 @@ export function warnings(config: Config): string[] {
         : `no [[peer]]: nobody can take over, connections of ${name} are passed through unprotected; ` +
           'with mode = "log" they would survive the end of their server'
     );
+    return [...found, ...alone];
   }
-  const found: string[] = [];
   if (cluster.insecure) {
     found.push(
       "insecure = true: clients' data crosses the links to the peer in plain text, and whoever can " +

@@ -18,6 +18,7 @@ import { type Arbiter, openArbiter } from "./arbiter/arbiter.ts";
 import type { Config, ServiceConfig } from "./config.ts";
 import { parseAddress } from "./io/address.ts";
 import { mustRun } from "./io/command.ts";
+import { seedOf } from "./io/faketime.ts";
 import { closeAll } from "./io/libc.ts";
 import { listenersIn } from "./io/listeners.ts";
 import { type ServiceNetwork, setUpServiceNetwork } from "./io/namespace.ts";
@@ -222,6 +223,10 @@ class Daemon implements DaemonApi {
       netns: service.netns,
       command: service.run,
       user: service.user,
+      chance: service.clockBaseS === null ? null : {
+        baseS: service.clockBaseS,
+        seed: seedOf(this.#config.cluster.name, service.name),
+      },
       log: this.#log,
       onStart: (pid) => this.#tellApp(service.name, { pid, ended: null }),
       onExit: ({ how }) => this.#tellApp(service.name, { pid: null, ended: how }),

@@ -24,6 +24,7 @@ import { isListening } from "../control.ts";
 import { loadCore } from "../core.ts";
 import { parseAddress } from "../io/address.ts";
 import { NOT_FOUND, runCommand } from "../io/command.ts";
+import { findFaketime } from "../io/faketime.ts";
 import { loadIdentity } from "../identity.ts";
 import { CAPABILITIES, type Capability, effectiveCapabilities } from "../io/capabilities.ts";
 import { closeAll } from "../io/libc.ts";
@@ -127,6 +128,9 @@ export async function checkHost(config: Config): Promise<CheckItem[]> {
     await checkProgram(["ip", "-Version"], "iproute2"),
     ...(config.services.some(({ run }) => run !== null)
       ? [await checkProgram(["setpriv", "--version"], "util-linux")]
+      : []),
+    ...(config.services.some(({ clockBaseS }) => clockBaseS !== null)
+      ? [attempt("faketime", "apt-get install libfaketime", () => `${findFaketime()} is there`)]
       : []),
     ...await checkTls(config),
     await checkStateDirectory(config.node.stateDir),

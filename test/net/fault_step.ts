@@ -46,9 +46,14 @@ const LONG_SILENCE_MS = 700;
 const DUMB: readonly FaultKind[] = ["daemon SIGKILL", "daemon SIGSTOP", "power cut"];
 const SEGFAULT_TRIES_MAX = 200;
 /** What a judge says of a server that died. */
-const SERVER_VERDICTS = ["app-died", "app-refuses", "app-exited"];
-/** What one says of a network card. */
-const CARD_VERDICTS = ["card-down"];
+const DEATH_VERDICTS = ["app-died", "app-refuses", "app-exited"];
+/** What judges say of a victim's own server or card. */
+const OWN_VERDICTS: Partial<Record<FaultKind, readonly string[]>> = {
+  "server SIGKILL": DEATH_VERDICTS,
+  "server SIGSEGV": DEATH_VERDICTS,
+  "server SIGSTOP": ["app-hangs"],
+  "client cut": ["card-down"],
+};
 
 /** What a step works with. */
 export interface StepPlace {
@@ -129,9 +134,10 @@ class StepRun {
     });
   }
 
-  /** Whether nobody spoke for long: the witness was away, or the fault ended before anybody took over. */
+  /** Whether nobody spoke for long: the witness was away, or a server stood still for `lag_time`. */
   #isLongSilence(): boolean {
-    const { witnessAwayMs } = this.#step;
+    const { kind, witnessAwayMs } = this.#step;
+    if (kind === "server SIGSTOP" && !isBrief(this.#step)) return true;
     return witnessAwayMs !== null && witnessAwayMs >= LONG_SILENCE_MS;
   }
 
@@ -235,6 +241,9 @@ class StepRun {
       case "server SIGSEGV":
         await segfault((await site.service(host)).app.pid!);
         return;
+      case "server SIGSTOP":
+        await site.signalServer(host, "SIGSTOP");
+        return;
       case "daemon SIGKILL":
         await site.killDaemon(host);
         return;
@@ -272,6 +281,9 @@ class StepRun {
           return state === "running" && next !== pid;
         }, { what: `the server of ${host} to run again`, timeoutMs: TIMEOUT_MS });
         return;
+      case "server SIGSTOP":
+        await site.signalServer(host, "SIGCONT");
+        return;
       case "daemon SIGKILL":
         await site.startDaemon(host);
         return;
@@ -299,10 +311,10 @@ class StepRun {
   async #waitJudged(victim: HostName): Promise<"moves" | "stays"> {
     const { kind } = this.#step;
     return await until(() => {
-      if (kind.startsWith("server")) return this.#ownJudged(victim, SERVER_VERDICTS);
-      return kind === "client cut"
-        ? this.#ownJudged(victim, CARD_VERDICTS)
-        : this.#silenceJudged(victim);
+      const verdicts = OWN_VERDICTS[kind];
+      return verdicts === undefined
+        ? this.#silenceJudged(victim)
+        : this.#ownJudged(victim, verdicts);
     }, { what: `a judgement of ${kind} at ${victim}`, timeoutMs: TIMEOUT_MS });
   }
 

@@ -26,7 +26,7 @@ import { runStep } from "./fault_step.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { endAllProcesses, runProcess } from "./process.ts";
 import { Random } from "./random.ts";
-import { type Batch, describeStep, drawBatch, SCHEDULES_PER_BATCH } from "./schedule.ts";
+import { type Batch, describeStep, drawBatch, LAG_MS, SCHEDULES_PER_BATCH } from "./schedule.ts";
 
 /** Schedules of a run that says nothing else. */
 const RUNS_DEFAULT = 30;
@@ -145,7 +145,7 @@ class BatchRun {
       await withSite(context, {
         ...{ family, links, insecure, hosts: [], witness: true, run: mixedServer() },
         cluster: { detect: DETECT },
-        service: { commit },
+        service: { commit, lag_time: `${LAG_MS}ms` },
       }, async (site) => {
         this.#topologyId = site.topology.id;
         await this.#runSchedules(site);

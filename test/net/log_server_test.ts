@@ -38,9 +38,9 @@ const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
 const CONTENT_OCTETS = 512 << 20;
 const DOWNLOAD_TIMEOUT_MS = 120_000;
 /** For how long clients of every kind are held: their own deadlines are at 30 s. */
-const HELD_MS = 20_000;
+const HELD_MS = 12_000;
 /** For how long a client without a deadline is held: ten minutes in the full run. */
-const LONG_HELD_MS = repetitions(600, 1 / 30) * 1000;
+const LONG_HELD_MS = repetitions(600, 1 / 50) * 1000;
 /** More than 2^32 octets, and of these the server has written so many when it dies. */
 const LONG_OCTETS = 4608 * (1 << 20);
 const LONG_OCTETS_BEFORE = 4300 * (1 << 20);

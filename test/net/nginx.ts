@@ -7,16 +7,17 @@
  *
  * @param host Name of the host.
  * @param directory Where it is written; the files that are served lie in `directory`/files.
+ * @param more Further directives of the server.
  * @returns The command that starts nginx in the foreground.
  */
-export async function nginx(host: string, directory: string): Promise<string[]> {
+export async function nginx(host: string, directory: string, more = ""): Promise<string[]> {
   const path = `${directory}/nginx-${host}.conf`;
-  await Deno.writeTextFile(path, nginxConfig(host, directory));
+  await Deno.writeTextFile(path, nginxConfig(host, directory, more));
   return ["nginx", "-c", path, "-g", "daemon off;"];
 }
 
 /** A configuration that shares nothing with the other host's but the files it serves. */
-function nginxConfig(host: string, directory: string): string {
+function nginxConfig(host: string, directory: string, more: string): string {
   return `
 user root;
 worker_processes 1;
@@ -34,6 +35,7 @@ http {
   server {
     listen 80;
     root ${directory}/files;
+    ${more}
   }
 }
 `;

@@ -32,6 +32,7 @@ import { Random } from "./random.ts";
 export const FAULT_KINDS = [
   "server SIGKILL",
   "server SIGSEGV",
+  "server SIGSTOP",
   "daemon SIGKILL",
   "daemon SIGSTOP",
   "power cut",
@@ -108,6 +109,10 @@ const NEXT_STEP = [0.5, 0.4];
 const BRIEF_MS: readonly [number, number] = [20, 150];
 /** One that must be noticed; longer than `detect` heartbeats of these tests. */
 const LONG_MS: readonly [number, number] = [800, 1800];
+/** `service.lag_time` of these tests: how long a server may stand still. */
+export const LAG_MS = 1000;
+/** A stop of a server that must be noticed. */
+const HANG_MS: readonly [number, number] = [2500, 3500];
 
 /**
  * Draws a batch.
@@ -137,10 +142,10 @@ export function drawBatch(seed: number, count: number = SCHEDULES_PER_BATCH): Ba
 function drawStep(random: Random, site: BatchSite): Step {
   const kind = pick(random, FAULT_KINDS);
   const preludes = random.next() < 0.3 ? [drawPrelude(random, site)] : [];
-  const mayBeBrief = kind === "daemon SIGSTOP" || kind === "replication cut" ||
+  const mayBeBrief = kind.endsWith("SIGSTOP") || kind === "replication cut" ||
     kind === "client cut";
   const brief = mayBeBrief && random.next() < 0.25;
-  const [leastMs, mostMs] = brief ? BRIEF_MS : LONG_MS;
+  const [leastMs, mostMs] = brief ? BRIEF_MS : kind === "server SIGSTOP" ? HANG_MS : LONG_MS;
   const mayLackWitness = !kind.startsWith("server") && kind !== "isolation" &&
     kind !== "client cut" && !brief;
   return {

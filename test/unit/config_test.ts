@@ -93,6 +93,7 @@ const FULL_CONFIG: Config = {
     commit: "strict",
     run: ["nginx", "-g", "daemon off;"],
     user: "www-data",
+    clockBaseS: null,
     netns: "hf-web",
     uplink: true,
     divergence: "reset",
@@ -365,6 +366,28 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alon
   match(pair, /log\.store: found "disk" beside cluster\.arbiter, allowed: one host alone/);
 });
 
+Deno.test("parseConfig() takes a clock base beside faketime only, and that beside run only", () => {
+  const text = (lines: string) => SMALL.replace("[[service]]", `[[service]]\n${lines}`);
+  const run = 'run = ["server"]';
+  const faketime = 'determinism = "faketime"';
+  const base = (time: string) => `clock_base = "${time}"`;
+  const baseOf = (...lines: string[]) =>
+    parseConfig(text(lines.join("\n")), "x").services[0].clockBaseS;
+  strictEqual(baseOf(run), null);
+  strictEqual(baseOf(run, faketime), Date.UTC(2026, 0, 1) / 1000);
+  strictEqual(baseOf(run, faketime, base("2001-09-09T01:46:40Z")), 1e9);
+  const refused: [string[], RegExp][] = [
+    [[faketime], /determinism: found "faketime" without run, allowed: only for a server/],
+    [[run, base("2001-09-09T01:46:40Z")], /clock_base: .* only beside determinism = "faketime"/],
+    [[run, faketime, base("2001-09-09 01:46:40")], /clock_base: .* a time in UTC like/],
+    [[run, faketime, base("1969-09-09T01:46:40Z")], /clock_base: .* from 1970 on/],
+    [[run, 'determinism = "yes"'], /determinism: found "yes", allowed: "none" or "faketime"/],
+  ];
+  for (const [lines, expected] of refused) {
+    match(problemsOf(text(lines.join("\n"))).join("\n"), expected);
+  }
+});
+
 Deno.test("parseConfig() keeps the port above each link's free for the control connection", () => {
   const text = (links: string) => FULL.replace(/^links = .*$/m, `links = [ ${links} ]`);
   const high = text('{ local = "10.0.0.1:65535", remote = "10.0.0.2:65535" }');
@@ -377,7 +400,7 @@ Deno.test("parseConfig() keeps the port above each link's free for the control c
   strictEqual(parseConfig(plain, "x").peers[0].links.length, 2);
 });
 
-Deno.test("warnings() names the risks of plain text, of no arbiter and of no peer", () => {
+Deno.test("warnings() names the risks of plain text, of no arbiter, of no peer and of known chance", () => {
   const pair = warnings(parseConfig(PAIR, "x"));
   strictEqual(pair.length, 2);
   ok(pair[0].includes("plain text"));
@@ -386,6 +409,8 @@ Deno.test("warnings() names the risks of plain text, of no arbiter and of no pee
   const log = parseConfig(SMALL.replace("[[service]]", '[[service]]\nmode = "log"'), "x");
   ok(warnings(log)[0].includes("survive the end of their server"));
   deepStrictEqual(warnings(parseConfig(FULL, "x")), []);
+  const drawn = FULL.replace("[[service]]", '[[service]]\ndeterminism = "faketime"');
+  ok(warnings(parseConfig(drawn, "x"))[0].includes("foretell the random numbers of web"));
 });
 
 Deno.test("parseDuration() gives microseconds", () => {

@@ -39,7 +39,12 @@ Deno.test("drawBatch() draws every fault of either host, and every circumstance"
   const wanted = [
     ...FAULT_KINDS.flatMap((kind) => [`${kind} of primary`, `${kind} of standby`]),
     ...["switch", "witness restart", "one link down"],
-    ...["brief daemon SIGSTOP", "brief replication cut", "power cut without witness"],
+    ...[
+      "brief daemon SIGSTOP",
+      "brief server SIGSTOP",
+      "brief replication cut",
+      "power cut without witness",
+    ],
     ...["1 steps", "2 steps", "3 steps", "family 4", "family 6", "links 1", "links 2"],
     ...["commit strict", "commit ack", "insecure true", "insecure false"],
   ];
