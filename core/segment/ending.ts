@@ -11,8 +11,9 @@
  *                     theirs writes past F               ours died, known at once if they wrote the
  *                                                        same up to F (comparing.ts)
  *                     neither within fin_wait            ours died
- *   ours RST          theirs FIN or RST                  both meant it; after two FINs only RST counts
- *                     neither within fin_wait            ours died (what a RST cuts off has no offset)
+ *   ours RST          theirs FIN there, or RST           both meant it; after two FINs only RST counts
+ *                     theirs FIN past it                 ours died, known at once as above
+ *                     neither within fin_wait            ours died
  *   theirs ends       ours does not, or writes past it   theirs died: the connection is unprotected
  *   ours RST          theirs has not accepted in fin_wait  the client is told, unprotected
  *   ours refuses SYN  theirs accepts                     our listener died
@@ -147,9 +148,13 @@ export function settleEnd(c: Connection): void {
     if (alone || isAgreed(c)) sendFin(c);
     else if (after(c.peerSnd, c.srvFin) && isSame(c, c.srvFin)) judge(c);
   }
+  if (!has(c, Flag.ResetHeld)) return;
   // Where both had ended their direction before, a FIN says nothing about what came later.
-  const both = has(c, Flag.PeerFin) && !has(c, Flag.ServerFin);
-  if (has(c, Flag.ResetHeld) && (alone || both)) sendReset(c);
+  const theirs = has(c, Flag.PeerFin) && !has(c, Flag.ServerFin);
+  // Theirs has read what ours died before it could, and has answered and ended.
+  const further = theirs && after(c.peerSnd, c.sndNxt);
+  if (alone || (theirs && !further)) sendReset(c);
+  else if (further && isSame(c, c.sndNxt)) judge(c);
 }
 
 function judge(c: Connection): void {
@@ -195,8 +200,9 @@ export function settleDisputes(): void {
   if (s.logMode) return;
   for (let i: u32 = 0; i < EXPIRED_MAX && s.disputedHead; i++) {
     const c = at(s.disputedHead - 1);
+    const ended = (c.flags & (Flag.ServerFin | Flag.ResetHeld)) != 0;
     const held = (c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0 && !has(c, Flag.Judged);
-    const theirs = has(c, Flag.Hot | Flag.PeerFin) && !has(c, Flag.ServerFin);
+    const theirs = has(c, Flag.Hot | Flag.PeerFin) && !ended;
     const open = s.role == Role.Primary && c.phase != Phase.Free && c.phase != Phase.Closed &&
       (held || theirs || has(c, Flag.Asked));
     // Of two servers that differ, one that moves nowhere hangs: lag.ts will find out.

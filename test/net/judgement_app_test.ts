@@ -93,6 +93,69 @@ netTest("SIGKILL of the primary's server is survived by idle connections", [], a
   });
 });
 
+/** Takes as many octets as it is told, answers with their hash and ends the connection. */
+const HASHER = `
+import hashlib, socketserver
+class Hasher(socketserver.StreamRequestHandler):
+    def handle(self):
+        octets = self.rfile.read(int(self.rfile.readline()))
+        self.wfile.write(hashlib.sha256(octets).hexdigest().encode())
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+Server(("", 80), Hasher).serve_forever()
+`;
+
+/** Keeps its last octet back until it is told to send it. */
+const UPLOADER = `
+import hashlib, socket, sys
+octets = bytes(range(256)) * 16384
+with socket.create_connection((sys.argv[1], 80), 30) as client:
+    client.sendall(b"%d\\n" % len(octets) + octets[:-1])
+    print("all but one", flush=True)
+    sys.stdin.readline()
+    client.sendall(octets[-1:])
+    print("all", flush=True)
+    with client.makefile("rb") as answer:
+        assert answer.read().decode() == hashlib.sha256(octets).hexdigest(), "another hash"
+`;
+
+for (const watched of [true, false]) {
+  const whose = `${watched ? "a spawned" : "an unwatched"} server`;
+  netTest(
+    `SIGKILL of ${whose} that has not read what the standby's has answered already`,
+    ["python3"],
+    async (context) => {
+      const command = ["python3", "-c", HASHER];
+      const run = watched ? { run: { a: command, b: command } } : {};
+      await withSite(context, run, async (site) => {
+        if (!watched) {
+          for (const host of ["a", "b"] as const) await site.startServer(host, command);
+        }
+        await site.waitProtected();
+        const capture = await site.startCapture();
+        const client = site.startInClient("python3", ["-c", UPLOADER, site.address], {
+          input: true,
+        });
+        await client.waitForOutput("all but one", 20_000);
+        const primary = await site.primary();
+        await site.signalServer(primary, "SIGSTOP");
+        await client.write("\n");
+        await client.waitForOutput("all\n", 20_000);
+        // Long enough for the standby's server to answer, and too short to be taken for a hang.
+        await sleep(100);
+        const faultMs = await site.signalServer(primary, "SIGKILL");
+        await client.mustSucceed(30_000);
+        const dropped = await capture.stop();
+        assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
+        const survivor = await site.service(site.other(primary));
+        assert.equal(survivor.role, "primary");
+        const reasons = watched ? ["app-exited", "app-died"] : ["app-died"];
+        assert.ok(reasons.includes(survivor.lastTakeover?.reason ?? ""), JSON.stringify(survivor));
+      });
+    },
+  );
+}
+
 netTest("SIGKILL of the standby's server is not noticed", [], async (context) => {
   await withSite(context, {}, async (site) => {
     await startServers(site);

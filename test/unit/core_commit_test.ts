@@ -297,6 +297,45 @@ Deno.test("a server that dies before the standby's has accepted is kept from the
   strictEqual(driver.core.wasm.recordsUsed() <= 1, true);
 });
 
+/** Longer than `fin_wait` and any doubt about it, milliseconds. */
+const LONG_MS = 20_000;
+
+/** Ours resets after 100 octets, with input unread: where theirs has ended, and up to where they match. */
+const ENDS: Record<string, { ahead: number; same: number; told: boolean; judged: string[] }> = {
+  "is reset with it": { ahead: 0, same: 0, told: true, judged: [] },
+  "has died when theirs has answered more": {
+    ahead: 8,
+    same: 8,
+    told: false,
+    judged: ["oursEnded"],
+  },
+  "is looked at once both are compared": { ahead: 8, same: -9, told: false, judged: [] },
+};
+
+for (const [what, { ahead, same, told, judged }] of Object.entries(ENDS)) {
+  Deno.test(`a server that resets where theirs has ended in good order ${what}`, () => {
+    const primary = new Primary(1);
+    const { driver } = primary;
+    const said = 100;
+    const end = (ISS + 1 + said) >>> 0;
+    const edge = (IRS + (1 << 29)) >>> 0;
+    driver.core.wasm.setJudgement(500);
+    driver.pass({ bodies: [encodeReport(0, IRS + 1, edge, { accepted: true })] });
+    driver.pass({ app: [primary.output(0, new Uint8Array(said))] });
+    const reset = primary.answer(0, { flags: TcpFlag.rst | TcpFlag.ack });
+    deepStrictEqual(on("net", driver.pass({ app: [reset] })), []);
+    const theirs = { output: (end + ahead) >>> 0, same: (end + same) >>> 0, fin: true };
+    const outputs = driver.pass({ bodies: [encodeReport(0, IRS + 1, edge, theirs)] });
+    const resets = on("net", outputs).map(parsePacket).filter(({ flags }) => flags & TcpFlag.rst);
+    strictEqual(resets.length, told ? 1 : 0);
+    const kinds = (): string[] => driver.takeFindings().map(({ kind }) => kind);
+    deepStrictEqual(kinds(), judged);
+    driver.nowMs += LONG_MS;
+    deepStrictEqual(on("net", driver.drain()), []);
+    deepStrictEqual(kinds(), told || judged.length > 0 ? [] : ["oursEnded"]);
+  });
+}
+
 Deno.test("ack: a connection is over when our own ACK of the client's FIN is its last segment", () => {
   const primary = new Primary(1, { commit: "ack" });
   const { driver } = primary;

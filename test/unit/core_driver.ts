@@ -19,6 +19,7 @@ import {
   readCounters,
   Staying,
 } from "../../runtime/core.ts";
+import { type CoreFinding, FINDINGS } from "../../runtime/protocol/judge.ts";
 import { parseAddress } from "../../runtime/io/address.ts";
 import { type Packet, packetOf } from "./twin.ts";
 
@@ -89,6 +90,9 @@ export interface Output {
   /** Where it lay in the core's memory. */
   address: number;
 }
+
+/** A finding of core/judgement.ts; without the client's port. */
+type Found = Omit<CoreFinding, "clientPort">;
 
 /** What goes into a pass; all of it optional. */
 export interface Input {
@@ -201,6 +205,21 @@ export class Driver {
     const taken = { seq: wasm.messageSeq(), body: bytes.slice(wasm.body(), wasm.body() + length) };
     wasm.sealed();
     return taken;
+  }
+
+  /** What was found about connections since the last call. */
+  takeFindings(): Found[] {
+    const { wasm, view } = this.core;
+    const count = wasm.takeFindings();
+    return Array.from({ length: count }, (_, index) => {
+      const at = wasm.findings() + index * wasm.findingSize();
+      return {
+        kind: FINDINGS[view.getUint32(at, true)],
+        ours: view.getUint32(at + 12, true),
+        theirs: view.getUint32(at + 16, true),
+        waitedMs: view.getUint32(at + 20, true),
+      };
+    });
   }
 
   /** From standby to primary, with nobody staying unless told otherwise, and the first words. */

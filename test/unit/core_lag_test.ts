@@ -13,8 +13,8 @@
  */
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import type { Random } from "../net/random.ts";
-import { FINDINGS } from "../../runtime/protocol/judge.ts";
-import { type Driver, encodeReport, Leg, Reason } from "./core_driver.ts";
+import type { CoreFinding } from "../../runtime/protocol/judge.ts";
+import { encodeReport, Leg, Reason } from "./core_driver.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { type Host, Replicas } from "./replicas.ts";
 import { pick, rounds, seededTest } from "./seeded.ts";
@@ -71,18 +71,11 @@ class App {
   }
 }
 
-interface Found {
-  kind: string;
-  ours: number;
-  theirs: number;
-  waitedMs: number;
-}
-
 /** Two hosts, their programs, and what their cores have found. */
 class World {
   readonly replicas: Replicas;
   readonly #apps = new Map<Endpoint, App>();
-  readonly found: { side: "primary" | "standby"; finding: Found }[] = [];
+  readonly found: { side: "primary" | "standby"; finding: Omit<CoreFinding, "clientPort"> }[] = [];
 
   constructor() {
     this.replicas = new Replicas({
@@ -113,7 +106,7 @@ class World {
     for (const side of ["primary", "standby"] as const) {
       const host = replicas[side];
       if (host !== null) {
-        this.found.push(...findings(host.driver).map((f) => ({ side, finding: f })));
+        this.found.push(...host.driver.takeFindings().map((f) => ({ side, finding: f })));
       }
     }
   }
@@ -130,19 +123,6 @@ class World {
 function once(): () => boolean {
   let asked = false;
   return () => asked || !(asked = true);
-}
-
-function findings({ core: { wasm, view } }: Driver): Found[] {
-  const count = wasm.takeFindings();
-  return Array.from({ length: count }, (_, index) => {
-    const at = wasm.findings() + index * wasm.findingSize();
-    return {
-      kind: FINDINGS[view.getUint32(at, true)],
-      ours: view.getUint32(at + 12, true),
-      theirs: view.getUint32(at + 16, true),
-      waitedMs: view.getUint32(at + 20, true),
-    };
-  });
 }
 
 interface Talk {
@@ -358,7 +338,7 @@ Deno.test("a server whose kernel has lost input on the way is waiting for the cl
       driver.pass({ bodies: [report] });
     }
     deepStrictEqual(
-      findings(driver).map(({ kind }) => kind),
+      driver.takeFindings().map(({ kind }) => kind),
       isLost ? [] : Array(3).fill("oursStopsWriting"), // the first, and again LAG_AGAIN_MS later
     );
   }
@@ -384,6 +364,6 @@ Deno.test("a server that moves, but is more than lag_bytes behind for lag_time, 
       });
       driver.pass({ bodies: [report] });
     }
-    strictEqual(findings(driver).length > 0, expected, `${lagBytes}`);
+    strictEqual(driver.takeFindings().length > 0, expected, `${lagBytes}`);
   }
 });
