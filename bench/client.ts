@@ -11,12 +11,15 @@
  *   pingpong COUNT    PING_OCTETS to the echo server and back, one at a time   -> PingPong
  *   connects COUNT    opens so many connections to the echo server, one at a time; each carries an octet
  *                     there and back                            -> Connects
+ *   exchanges COUNT OCTETS  a request and an answer of OCTETS, so many times on one connection  -> Exchanges
+ *   logged OCTETS     uploads so many octets; after a line on standard input one more, and waits for the
+ *                     answer to all of it                       -> Logged
  *   hold COUNT        opens so many connections and proves each with an octet; after a line on standard
  *                     input proves each again                                  -> Held
  *
- * When a transfer has begun, or all connections are held, it says STARTED on standard error.
+ * When a transfer has begun, all connections are held, or all but the last octet was sent, it says STARTED on standard error.
  *
- * Run it: deno run -A bench/client.ts MEASUREMENT NUMBER ADDRESS
+ * Run it: deno run -A bench/client.ts MEASUREMENT ADDRESS NUMBER ...
  */
 
 import { closeAll, Memory } from "../runtime/io/libc.ts";
@@ -29,8 +32,10 @@ import {
   receive,
   receiveExactly,
   receiveLength,
+  REQUEST_LENGTH,
   sendAll,
   sendLength,
+  unacknowledged,
 } from "./wire.ts";
 
 /** Says on standard error that the measurement has begun. */
@@ -70,6 +75,18 @@ export interface Connects {
   count: number;
   /** For all of them. */
   seconds: number;
+}
+
+/** What exchanges saw. */
+export interface Exchanges {
+  /** From the first request to the last octet of the last answer. */
+  seconds: number;
+}
+
+/** What a client saw whose server died after an upload. */
+export interface Logged {
+  /** From the last octet, sent right after the death, until the answer. */
+  answerMs: number;
 }
 
 /** What holding connections saw. */
@@ -153,6 +170,45 @@ function connects(count: number, address: string): Connects {
   return { count, seconds: (performance.now() - startMs) / 1000 };
 }
 
+function exchanges(count: number, address: string, octets: number): Exchanges {
+  const fd = dial(address, PORTS.answer);
+  const memory = new Memory(PIECE_LENGTH);
+  sendLength(fd, octets);
+  const startMs = performance.now();
+  for (let number = 0; number < count; number++) {
+    sendAll(fd, memory.address, REQUEST_LENGTH);
+    for (let left = octets; left > 0;) {
+      const length = receive(fd, memory);
+      if (length === 0 || length > left) throw new Error(`Answer ${number} has another length`);
+      left -= length;
+    }
+  }
+  const seconds = (performance.now() - startMs) / 1000;
+  closeAll(fd);
+  return { seconds };
+}
+
+async function logged(octets: number, address: string): Promise<Logged> {
+  const fd = dial(address, PORTS.sink);
+  const memory = new Memory(UPLOAD_PIECE_LENGTH);
+  sendLength(fd, octets + 1);
+  for (let left = octets; left > 0;) {
+    const length = Math.min(left, memory.bytes.length);
+    sendAll(fd, memory.address, length);
+    left -= length;
+  }
+  while (unacknowledged(fd) > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  console.error(STARTED);
+  await Deno.stdin.read(new Uint8Array(16));
+  const startMs = performance.now();
+  sendAll(fd, memory.address, 1);
+  const confirmed = receiveLength(fd);
+  if (confirmed !== octets + 1) throw new Error(`The sink confirmed ${confirmed}, not all octets`);
+  const answerMs = performance.now() - startMs;
+  closeAll(fd);
+  return { answerMs };
+}
+
 async function hold(count: number, address: string): Promise<Held> {
   const connections: Deno.TcpConn[] = [];
   await inGroups(count, async () => {
@@ -204,12 +260,13 @@ async function inGroups(count: number, act: (index: number) => Promise<void>): P
   await Promise.all(Array.from({ length: TOGETHER }, lane));
 }
 
-const MEASUREMENTS = { download, upload, pingpong, connects, hold };
+const MEASUREMENTS = { download, upload, pingpong, connects, exchanges, logged, hold };
 /** What the client can measure. */
 export type Measurement = keyof typeof MEASUREMENTS;
 
 if (import.meta.main) {
-  const [measurement, number, address] = Deno.args;
+  const [measurement, address, ...numbers] = Deno.args;
   const measure = MEASUREMENTS[measurement as Measurement];
-  console.log(JSON.stringify(await measure(Number(number), address)));
+  const [number, more] = numbers.map(Number);
+  console.log(JSON.stringify(await measure(number, address, more)));
 }

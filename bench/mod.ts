@@ -17,6 +17,7 @@ const SUITES: Record<string, () => Promise<Suite>> = {
   core: async () => (await import("./core.ts")).benchCore,
   path: async () => (await import("./path.ts")).benchPath,
   alarms: async () => (await import("./alarms.ts")).benchAlarms,
+  papers: async () => (await import("./papers.ts")).benchPapers,
   takeover: async () => (await import("./takeover.ts")).benchTakeover,
 };
 const PAGES = ["report", "readme"];

@@ -16,9 +16,10 @@ import { barPlot, linePlot, type PlotText } from "./plot.ts";
 import { formatValue, type RunDocument, type Series } from "./report.ts";
 import type { Summary } from "./statistics.ts";
 
-const SUITES = ["takeover", "alarms", "path", "core"] as const;
+const SUITES = ["takeover", "papers", "alarms", "path", "core"] as const;
 const SUITE_TITLES = {
   takeover: "Takeover and planned switch",
+  papers: "The papers' experiments",
   alarms: "False alarms on a busy machine",
   path: "What it costs while nothing fails",
   core: "The packet core",
@@ -32,6 +33,9 @@ const SECTION_TITLES: Record<string, string> = {
   many: "Many live connections, one kill",
   "10ms": "False alarms in slices of a minute, heartbeat 10 ms, 3 may be missed",
   "3ms": "The same, heartbeat 3 ms",
+  heartbeat: "Gap of a download by heartbeat, three may be missed",
+  exchanges: "Time of exchanges while nothing fails",
+  logged: "Recovery by octets that the client had sent",
   bulk: "Throughput of one connection",
   cpu: "CPU for a GB",
   pingpong: "Round trip of 64 octets",
@@ -132,6 +136,7 @@ function originOf({ machine, sections }: RunDocument): string[] {
 
 function plotsOf(run: RunDocument): Plot[] {
   if (run.suite === "takeover") return takeoverPlots(run);
+  if (run.suite === "papers") return paperPlots(run);
   if (run.suite === "alarms") return [];
   return run.suite === "path" ? pathPlots(run) : corePlots(run);
 }
@@ -185,6 +190,61 @@ function takeoverPlots(run: RunDocument): Plot[] {
     });
   }
   return plots;
+}
+
+function paperPlots(run: RunDocument): Plot[] {
+  const origin = originOf(run);
+  const plots: Plot[] = [];
+  /** Series named "NUMBER UNIT: CURVE" as curves over the number. */
+  const curvesOf = (section: string, names: readonly string[]) =>
+    names.map((name) => ({
+      name,
+      points: Object.entries(run.sections[section] ?? {}).flatMap(([series, figures]) => {
+        const [number, ...rest] = series.split(": ");
+        if (rest.join(": ") !== name) return [];
+        return [pointOf(parseInt(number.replaceAll(",", "")), figures)];
+      }).toSorted((a, b) => a.x - b.x),
+    })).filter(({ points }) => points.length > 1);
+  const both = { logX: true, logY: true };
+  const gaps = curvesOf("heartbeat", ["gap", "detection", "takeover", "residue"]);
+  if (gaps.length > 0) {
+    const text = {
+      title: "Gap of a download by heartbeat (ST-TCP's experiment)",
+      summary: "milliseconds in which the client saw nothing, and what they are made of",
+      origin,
+    };
+    const svg = linePlot(text, gaps, { xName: "heartbeat, milliseconds", ...both });
+    plots.push({ name: "papers-heartbeat", svg });
+  }
+  const exchanges = Object.entries(run.sections.exchanges ?? {});
+  if (exchanges.length > 0) {
+    const text = {
+      title: "Exchanges while nothing fails (ST-TCP's experiment)",
+      summary: "milliseconds; Echo, Interactive: 100 exchanges; Bulk: one",
+      origin,
+    };
+    const kinds = [...new Set(exchanges.map(([name]) => name.split(": ")[0]))];
+    const small = exchanges.filter(([name]) => !name.startsWith("Bulk 100"));
+    const bars = small
+      .toSorted(([a], [b]) => kindOf(kinds, a) - kindOf(kinds, b))
+      .map(([name, series]) => barOf(name, series, kindOf(kinds, name)));
+    plots.push({ name: "papers-exchanges", svg: barPlot(text, bars) });
+  }
+  const logged = curvesOf("logged", ["log", "log: start", "hot"]);
+  if (logged.length > 0) {
+    const text = {
+      title: "Recovery by octets that the client had sent (FT-TCP's experiment)",
+      summary: "milliseconds from the server's death until its answer",
+      origin,
+    };
+    const svg = linePlot(text, logged, { xName: "octets", ...both });
+    plots.push({ name: "papers-logged", svg });
+  }
+  return plots;
+}
+
+function kindOf(kinds: readonly string[], name: string): number {
+  return kinds.indexOf(name.split(": ")[0]);
 }
 
 function pathPlots(run: RunDocument): Plot[] {

@@ -2,7 +2,7 @@
  * server.ts - the server behind every path that is measured
  *
  * Theory of operation
- * One program serves all four kinds of wire.ts at one address. Source, sink and echo each have a
+ * One program serves all kinds of wire.ts at one address. All but the idle ones each have a
  * thread that serves one connection after the other; idle connections, of which there may be
  * thousands, share the main thread's event loop. What it says depends on what it was told alone, so
  * a hot standby can run a copy.
@@ -13,7 +13,7 @@
 import type { ThreadTask } from "./server_thread.ts";
 import { PORTS } from "./wire.ts";
 
-const KINDS: ThreadTask["kind"][] = ["source", "sink", "echo"];
+const KINDS: ThreadTask["kind"][] = ["source", "sink", "echo", "answer"];
 const IDLE_BUFFER_LENGTH = 64;
 
 async function serveIdle(address: string): Promise<void> {

@@ -14,7 +14,9 @@ import {
   PIECE_LENGTH,
   PORTS,
   receive,
+  receiveExactly,
   receiveLength,
+  REQUEST_LENGTH,
   sendAll,
   sendLength,
 } from "./wire.ts";
@@ -27,13 +29,24 @@ export interface ThreadTask {
   address: string;
 }
 
-const TALKS = { source: sendAsked, sink: takeAll, echo: sendBack };
+const TALKS = { source: sendAsked, sink: takeAll, echo: sendBack, answer: answerAll };
 
 function sendAsked(fd: number, memory: Memory): void {
-  for (let left = receiveLength(fd) ?? 0; left > 0;) {
+  sendOctets(fd, memory, receiveLength(fd) ?? 0);
+}
+
+function sendOctets(fd: number, memory: Memory, octets: number): void {
+  for (let left = octets; left > 0;) {
     const length = Math.min(left, memory.bytes.length);
     sendAll(fd, memory.address, length);
     left -= length;
+  }
+}
+
+function answerAll(fd: number, memory: Memory): void {
+  const octets = receiveLength(fd) ?? 0;
+  while (receiveExactly(fd, memory, REQUEST_LENGTH) === REQUEST_LENGTH) {
+    sendOctets(fd, memory, octets);
   }
 }
 

@@ -12,6 +12,7 @@
  *   alone     Holdfast on host a, without a peer
  *   hot       Holdfast on both hosts, hot standby, commit = "strict"
  *   hot ack   the same with commit = "ack"
+ *   log       Holdfast on host a in log mode, without a peer
  *
  * The server is server.ts, or nginx with one small file for requests per second.
  * Namespaces, links, MTU, offloads, server and client are the same for all. A site is made for one round
@@ -30,11 +31,11 @@ import { PORTS } from "./wire.ts";
 
 /** The paths that are compared. */
 export const PATHS = ["plain", "haproxy", "socat", "alone", "hot", "hot ack"] as const;
-/** One of them. */
-export type PathName = typeof PATHS[number];
+/** One of them, or log mode. */
+export type PathName = typeof PATHS[number] | "log";
 
-/** Until servers listen, a standby is ready, or a survivor speaks, milliseconds. */
-const READY_TIMEOUT_MS = 20_000;
+/** Until servers listen, a standby is ready, or a survivor speaks, milliseconds; heartbeats may be seconds apart. */
+const READY_TIMEOUT_MS = 60_000;
 /** How long one measurement of the client may take, milliseconds. */
 const CLIENT_TIMEOUT_MS = 180_000;
 const POLL_MS = 20;
@@ -45,6 +46,8 @@ const FILE_OCTETS = 1024;
 const HTTP_PORT = 80;
 /** How wrk asks: threads, connections. */
 const WRK = ["-t1", "-c50"];
+/** Room for the largest log that is measured. */
+const LOG_MODE = { mode: "log", log: { limit: "1GiB" }, memory: "3GiB" };
 /** Clock ticks of a second in /proc; proc_pid_stat(5), sysconf(_SC_CLK_TCK). */
 const TICKS = 100;
 /** Ends of the cable between host a and the service namespace, where the kernel routes. */
@@ -101,7 +104,7 @@ export class Site {
       if (path === "plain" || path === "haproxy" || path === "socat") await site.#route();
       if (path === "haproxy") await site.#startHaproxy();
       if (path === "socat") await site.#startSocat();
-      if (path === "alone") await site.#startDaemon("a", []);
+      if (path === "alone" || path === "log") await site.#startDaemon("a", []);
       if (path === "hot" || path === "hot ack") {
         await Promise.all([site.#startDaemon("a", ["b"]), site.#startDaemon("b", ["a"])]);
         await site.waitProtected();
@@ -119,12 +122,12 @@ export class Site {
   }
 
   /** Starts a measurement at the client; see client.ts. */
-  measure<T>(measurement: Measurement, number: number): ClientRun<T> {
+  measure<T>(measurement: Measurement, ...numbers: number[]): ClientRun<T> {
     const child = this.#topology.client.spawn([
       ...script("./client.ts"),
       measurement,
-      `${number}`,
       this.#dialed,
+      ...numbers.map(String),
     ], { stdin: "piped", stdout: "piped", stderr: "piped" });
     const timer = setTimeout(() => child.kill("SIGKILL"), CLIENT_TIMEOUT_MS);
     const started = Promise.withResolvers<void>();
@@ -138,7 +141,9 @@ export class Site {
       clearTimeout(timer);
       if (success) return JSON.parse(await output) as T;
       const how = signal === null ? "failed" : `was ended by ${signal}`;
-      throw new Error(`Client ${measurement} ${number} ${how}: ${(await said).slice(-1000)}`);
+      throw new Error(
+        `Client ${measurement} ${numbers.join(" ")} ${how}: ${(await said).slice(-1000)}`,
+      );
     })();
     result.catch(started.reject);
     started.promise.catch(() => {}); // A caller may wait for the result alone.
@@ -253,6 +258,13 @@ export class Site {
     return atMs;
   }
 
+  /** Ends a host's server by SIGKILL; its daemon lives. */
+  async killServer(host: string): Promise<void> {
+    const { app: { pid } } = await this.service(host);
+    if (pid === null) throw new Error(`Cannot kill the server of host ${host}: it does not run`);
+    Deno.kill(pid, "SIGKILL");
+  }
+
   /** Gives a crashed host its power back and waits until it is a standby. */
   async revive(host: string): Promise<void> {
     await this.#topology.restoreHost(host);
@@ -279,6 +291,7 @@ export class Site {
         ports: this.#ports(),
         commit: this.#path === "hot ack" ? "ack" : "strict",
         run: await this.#server(host),
+        ...(this.#path === "log" ? LOG_MODE : {}),
       },
     });
     this.#daemons.set(host, await this.#topology.startDaemon(host, configPath));

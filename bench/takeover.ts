@@ -158,10 +158,7 @@ function addGap(
   const { suspectMs, adoptedMs, claimedMs, firstByteMs } = takeover.timeline;
   const gap = longestGap(gaps, atMs, firstByteMs);
   const parts: [series: string, value: number][] = [
-    ["gap", gap.ms],
-    ["detection", suspectMs - gap.atMs],
-    ["takeover", firstByteMs - suspectMs],
-    ["residue", gap.atMs + gap.ms - firstByteMs],
+    ...gapParts(gap, takeover),
     ["of detection: before the fault", Math.max(0, atMs - gap.atMs)],
     ["of takeover: adopt", adoptedMs - suspectMs],
     ["of takeover: claim", claimedMs - adoptedMs],
@@ -177,6 +174,17 @@ function addGap(
   for (const [series, value] of parts) {
     report.add(section, { series, unit: series.endsWith("%") ? "%" : "ms", value });
   }
+}
+
+/** A gap, cut where the new primary noted steps of its own. */
+export function gapParts(gap: Gap, { timeline }: TakeoverStatus): [part: string, ms: number][] {
+  const { suspectMs, firstByteMs } = timeline;
+  return [
+    ["gap", gap.ms],
+    ["detection", suspectMs - gap.atMs],
+    ["takeover", firstByteMs - suspectMs],
+    ["residue", gap.atMs + gap.ms - firstByteMs],
+  ];
 }
 
 /** Planned switches during downloads, there and back. */
@@ -258,7 +266,7 @@ function seriesOf(count: number, what: string): string {
  *
  * @throws {Error} When it began before it.
  */
-function mustFollow({ timeline, reason }: TakeoverStatus, atMs: number): void {
+export function mustFollow({ timeline, reason }: TakeoverStatus, atMs: number): void {
   const earlyMs = atMs - timeline.suspectMs;
   if (earlyMs < CLOCK_SLACK_MS) return;
   throw new Error(`A false takeover (${reason}), ${earlyMs.toFixed(1)} ms before the fault`);
@@ -287,14 +295,19 @@ async function withFaults(
   await (site as Site | null)?.destroy();
 }
 
-/** The longest gap that touches a span of time. */
-function longestGap(gaps: readonly Gap[], fromMs: number, toMs: number): Gap {
+/**
+ * The longest gap that touches a span of time.
+ *
+ * @throws {Error} When none does.
+ */
+export function longestGap(gaps: readonly Gap[], fromMs: number, toMs: number): Gap {
   const touching = gaps.filter((gap) => gap.atMs + gap.ms >= fromMs && gap.atMs <= toMs);
   if (touching.length === 0) throw new Error("The transfer had ended before the fault");
   return touching.reduce((longest, gap) => gap.ms > longest.ms ? gap : longest);
 }
 
-async function sleepRandom(): Promise<void> {
+/** Until a fault's moment. */
+export async function sleepRandom(): Promise<void> {
   const [least, most] = FAULT_AFTER_MS;
   const ms = least + Math.random() * (most - least);
   await new Promise((resolve) => setTimeout(resolve, ms));

@@ -12,6 +12,7 @@
  *   sink     the client sends so many octets; the server answers with the length and closes
  *   echo     no length: each octet comes back, until the client closes
  *   idle     as echo, served by an event loop, for connections by the thousand
+ *   answer   each REQUEST_LENGTH octets of the client are answered by so many, until the client closes
  *
  * Sources: tcp(7), socket(7), recv(2), send(2).
  */
@@ -29,9 +30,11 @@ import { parseHostPort } from "../runtime/io/address.ts";
 import { SystemError } from "../runtime/io/libc.ts";
 
 /** Port of each kind of server. */
-export const PORTS = { source: 80, sink: 81, echo: 82, idle: 83 } as const;
+export const PORTS = { source: 80, sink: 81, echo: 82, idle: 83, answer: 84 } as const;
 /** Octets of the length that a transfer begins with. */
 export const LENGTH_OCTETS = 8;
+/** Octets of a request to the server of answers. */
+export const REQUEST_LENGTH = 150;
 /** Octets of one read or write of a transfer. */
 export const PIECE_LENGTH = 256 * 1024;
 
@@ -41,6 +44,7 @@ const SOL_SOCKET = 1;
 const SO_RCVTIMEO = 20;
 const SO_SNDTIMEO = 21;
 const F_SETFL = 4;
+const SIOCOUTQ = 0x5411n;
 const MSG_WAITALL = 0x100;
 
 const pollEntry = new Memory(8);
@@ -118,6 +122,14 @@ export function receiveLength(fd: number): number | null {
 }
 
 const lengthMemory = new Memory(LENGTH_OCTETS);
+
+/** Octets that were given to the kernel and that the other side has not acknowledged; tcp(7), SIOCOUTQ. */
+export function unacknowledged(fd: number): number {
+  check(libc.ioctl(fd, SIOCOUTQ, countMemory.address), "ioctl", "ask for what is unacknowledged");
+  return countMemory.view.getInt32(0, true);
+}
+
+const countMemory = new Memory(4);
 
 function receiveWith(fd: number, memory: Memory, length: number, flags: number): number {
   for (;;) {
