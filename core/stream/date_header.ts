@@ -219,7 +219,7 @@ function line(h: Heads, octet: u32): void {
   }
   let alive = h.alive;
   const wanted = load<u32>(COLUMNS + (column << 2));
-  const lower = octet | 32;
+  const lower = octet - 65 < 26 ? octet | 32 : octet;
   if (lower != (wanted & 255)) alive &= ~DATE;
   if (lower != ((wanted >>> 8) & 255)) alive &= ~CONTENT_LENGTH;
   if (lower != ((wanted >>> 16) & 255)) alive &= ~CHUNKED;
