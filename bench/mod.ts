@@ -55,7 +55,9 @@ export async function bench(args: string[]): Promise<number> {
     return 0;
   }
   if (!Object.hasOwn(SUITES, name)) {
-    console.error(`Cannot run "${name}", allowed are ${[...names, ...PAGES].join(", ")}`);
+    console.error(
+      `Cannot run "${name}", allowed are ${[...names, ...PAGES, "--quick"].join(", ")}`,
+    );
     return 2;
   }
   return await (await SUITES[name]())(rest);

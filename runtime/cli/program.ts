@@ -220,9 +220,17 @@ Examples:
 
   program.command("bench")
     .description("measure this machine: gaps, throughput, round trips, the core")
-    .argument("[args...]", "passed on to the benchmark; try: holdfast bench -- --help")
+    .argument("[args...]", "a suite and its options; `holdfast bench SUITE --help` lists them")
+    .allowUnknownOption()
     .passThroughOptions()
-    .addHelpText("after", examples(["holdfast bench", "all of it, some minutes"]))
+    .addHelpText(
+      "after",
+      examples(
+        ["holdfast bench", "all suites, in full"],
+        ["holdfast bench --quick", "all suites, smaller runs"],
+        ["holdfast bench path --rounds 3", "one suite"],
+      ),
+    )
     .action(async (args) => done(await (await import("../../bench/mod.ts")).bench(args)));
 
   program.command("completions")
