@@ -240,6 +240,8 @@ class DataLoop {
       this.#spin.noteLate(backMs - yieldMs, backMs);
       waitMs = 0;
     }
+    const restUs = waitMs > 0 ? this.#spin.restUs(nowMs) : 0;
+    if (restUs > 0) libc.usleep(restUs);
     this.#pollCount = 0;
     this.#add(this.#options.mailboxFd, POLLIN);
     for (const link of this.#links) {

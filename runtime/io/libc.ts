@@ -49,6 +49,7 @@ export const SIGNATURES = {
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   socketpair: { parameters: ["i32", "i32", "i32", "u64"], result: "i32" },
+  usleep: { parameters: ["u32"], result: "i32" },
   write: { parameters: ["i32", "u64", "u32"], result: "i32" },
   syscall: { parameters: ["i64", "i64", "u64", "i64"], result: "i64" },
   writev: { parameters: ["i32", "u64", "i32"], result: "i32" },
