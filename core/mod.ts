@@ -328,7 +328,9 @@ export function appBudget(): u32 {
 /** The standby has applied our messages up to `seq`. */
 export function committed(seq: u32): void {
   const s = state();
-  if (after(seq, s.committedSeq) && before(seq, s.messageSeq)) s.committedSeq = seq;
+  if (!after(seq, s.committedSeq) || !before(seq, s.messageSeq)) return;
+  s.committedSeq = seq;
+  s.waitingSince = s.now;
 }
 
 /** True when nothing that clients sent waits for its commit. */

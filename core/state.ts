@@ -98,6 +98,8 @@ export class State {
   peerLogLimit: u32 = 0;
   /** A standby is there, and what we send it counts. */
   standbyReady: u32 = 0;
+  /** Since when input waits, or when the standby confirmed some of it last. */
+  waitingSince: u32 = 0;
   /** Number of the message that is being built; starts at 1. */
   messageSeq: u32 = 0;
   /** Number of the last message that carried something output may depend on. */
@@ -254,5 +256,12 @@ export function counted(which: Counter): u32 {
 /** The current message now carries something that output may depend on. */
 export function noteInput(): void {
   const s = state();
+  if (isCommitted(s.inputSeq)) s.waitingSince = s.now;
   s.inputSeq = s.messageSeq;
+}
+
+/** For how long the standby has confirmed nothing of what waits for that, milliseconds. */
+export function unconfirmedMs(): u32 {
+  const s = state();
+  return isCommitted(s.inputSeq) ? 0 : s.now - s.waitingSince;
 }

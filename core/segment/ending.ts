@@ -16,6 +16,7 @@
  *                     neither within fin_wait            ours died
  *   theirs ends       ours does not, or writes past it   theirs died: the connection is unprotected
  *   ours RST          theirs has not accepted in fin_wait  the client is told, unprotected
+ *   ours ends, and the standby confirms no input     not judged: its word of its end may be as late
  *   ours refuses SYN  theirs accepts                     our listener died
  *                     theirs refuses too                 the client is told
  *
@@ -32,7 +33,7 @@
  * in a queue through the records; EXPIRED_MAX of them in one tick.
  */
 import { LINGER_MS } from "../limits";
-import { count, Counter, Role, state } from "../state";
+import { count, Counter, Role, state, unconfirmedMs } from "../state";
 import { after, later } from "../wire/bytes";
 import { ACK, FIN, RST } from "../wire/packet";
 import { at, Connection, Flag, has, isTold, Phase, Reason } from "../flow/connection";
@@ -210,6 +211,8 @@ export function settleDisputes(): void {
     const doubt = !pending && (held || theirs) && isDoubtful(c.disputedAt, !held);
     const waitMs = doubt ? s.finWaitMs + 2 * s.lagMs : s.finWaitMs;
     if (open && s.now - c.disputedAt < waitMs) return;
+    // The standby's server may have ended long ago, and its word not be here yet.
+    if (open && held && !pending && unconfirmedMs() > s.finWaitMs >>> 2) return;
     dropDisputed();
     if (!open) continue;
     if (has(c, Flag.Asked)) refuse(c);

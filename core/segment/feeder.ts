@@ -53,7 +53,7 @@ import {
 import { clear, read, trim } from "../stream/chain";
 import { clearRanges, cover } from "../stream/ranges";
 import { CloseHow, writeClose, writeDiverged, writeFail } from "../records";
-import { checkUnproven, digestParked, resetClient, unprovenAfter } from "./comparing";
+import { checkUnproven, digestParked, provenEnd, resetClient, unprovenAfter } from "./comparing";
 import { settleEnd } from "./ending";
 import { speakFor } from "./takeover";
 import {
@@ -253,8 +253,10 @@ export function pump(c: Connection): void {
   if (c.leg == Leg.Open) feed(c);
   if (s.role == Role.Primary) {
     if (has(c, Flag.AckClient)) ackClient(c);
-    if (has(c, Flag.Unproven)) checkUnproven(c);
-    else if (before(c.parkBase, c.parkEnd)) {
+    if (has(c, Flag.Unproven)) {
+      checkUnproven(c);
+      if (before(c.parkBase, provenEnd(c)) && !speakFor(c)) markPump(c);
+    } else if (before(c.parkBase, c.parkEnd)) {
       // Our server has come as far as the old primary had told, and wrote the same.
       digestParked(c);
       if (!speakFor(c)) markPump(c);
@@ -372,7 +374,7 @@ export function onFeederTimeout(c: Connection): void {
     return;
   }
   if (c.leg != Leg.Open) return;
-  const repeats = owes(c) && !has(c, Flag.Unproven);
+  const repeats = owes(c);
   if (repeats) c.parkBase = c.cliAck;
   if (c.legNxt != c.legAck) {
     if (before(c.legAck, c.logFrom)) {

@@ -194,8 +194,10 @@ export function speakFor(c: Connection): bool {
     if (before(c.parkEnd, c.cliAck)) c.parkEnd = c.cliAck;
   }
   const stop = provenEnd(c);
+  // Of an Unproven server's octets none pass directly: what is lost we repeat.
+  const keeps = owes(c) || has(c, Flag.Unproven);
   if (c.parkBase == stop) {
-    if (stop == c.parkEnd && !owes(c)) clear(parkedFlight(c));
+    if (stop == c.parkEnd && !keeps) clear(parkedFlight(c));
     // The server's FIN alone may be in flight.
     if (
       has(c, Flag.ServerFin) && !after(c.cliAck, c.srvFin) && c.parkEnd == c.srvFin &&
@@ -222,7 +224,7 @@ export function speakFor(c: Connection): bool {
     c.parkBase += length;
     c.sndShown = later(c.sndShown, c.parkBase + (last ? 1 : 0));
   }
-  if (stop == c.parkEnd && !owes(c)) clear(parkedFlight(c));
+  if (stop == c.parkEnd && !keeps) clear(parkedFlight(c));
   return true;
 }
 

@@ -73,8 +73,8 @@ export class FenceArbiter implements Arbiter {
       this.#reachable = false;
       throw error;
     }
-    const { epoch, owner, token } = claim;
-    return { granted: true, value: { epoch, owner, token } };
+    const { epoch, owner, token, expect } = claim;
+    return { granted: true, value: { epoch, owner, token, follows: expect } };
   }
 
   /** There is nothing to read. */

@@ -7,12 +7,14 @@
  *
  *   claim(expect, voids, epoch, owner, token)
  *     the value is this very claim already     -> granted again: its first answer was lost
- *     value's epoch <= expect, or it is void   -> granted, the claim becomes the value
+ *     value's epoch <= expect                  -> granted, the claim becomes the value
+ *     it is void, and follows on <= expect     -> the same
  *     else                                     -> lost, the answer tells the value
  *
  * `expect` is the epoch of the term the claimant has been part of, so a claimant that has missed a
  * change of hands can never win. `voids` are claims without an answer, which may have been granted,
- * but on which those who made them will never act. A register that is empty, or older than what the
+ * but on which those who made them will never act. A value tells on which term it follows, as one that
+ * is void hides that one: who was no part of it has missed a change of hands still. A register that is empty, or older than what the
  * claimant knows (it was made anew), grants too: the first claim after that decides.
  *
  * A token is chosen anew at each start of a daemon. It keeps a daemon that was restarted from taking
@@ -34,10 +36,12 @@ export interface RegisterValue {
   owner: string;
   /** Which life of that node claimed it. */
   token: string;
+  /** The term that its claimant had been part of. */
+  follows: number;
 }
 
 /** The wish to change it. */
-export interface Claim extends RegisterValue {
+export interface Claim extends Omit<RegisterValue, "follows"> {
   /** The term the claimant has been part of. */
   expect: number;
   /** Values that nobody acts on; VOIDS_MAX at most. */
@@ -66,10 +70,10 @@ export function decide(value: RegisterValue | null, claim: Claim): Decision {
   const isAgain = value !== null && value.epoch === epoch && value.owner === owner &&
     value.token === token;
   if (isAgain) return { granted: true, value };
-  const isFree = value === null || value.epoch <= expect ||
-    voids.some((v) => v.token === value.token && value.epoch <= v.epoch);
+  const isVoid = voids.some((v) => v.token === value?.token && value.epoch <= v.epoch);
+  const isFree = value === null || value.epoch <= expect || (isVoid && value.follows <= expect);
   if (isFree && epoch > expect && epoch > (value?.epoch ?? 0)) {
-    return { granted: true, value: { epoch, owner, token } };
+    return { granted: true, value: { epoch, owner, token, follows: expect } };
   }
   return { granted: false, value };
 }
@@ -98,9 +102,10 @@ export function asVoids(raw: unknown): Void[] | null {
  */
 export function asRegisterValue(raw: unknown): RegisterValue | null {
   if (typeof raw !== "object" || raw === null) return null;
-  const { epoch, owner, token } = raw as Record<string, unknown>;
-  if (!isEpoch(epoch) || !isWord(owner) || !isWord(token)) return null;
-  return { epoch, owner, token };
+  // A value without it, from an earlier version, hides nothing: it follows on itself.
+  const { epoch, owner, token, follows = epoch } = raw as Record<string, unknown>;
+  if (!isEpoch(epoch) || !isWord(owner) || !isWord(token) || !isEpoch(follows)) return null;
+  return { epoch, owner, token, follows };
 }
 
 /** Whether `value` is an epoch: a whole number from 0 to EPOCH_MAX. */

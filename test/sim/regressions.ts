@@ -45,4 +45,26 @@ export const REGRESSIONS: readonly Regression[] = [
       "core/segment/apply.ts: an end that was agreed on late stayed one of a dead server's, and " +
       "its connection unprotected and its record for ever after a switch",
   },
+  {
+    seed: 3791084545,
+    found:
+      "core/segment/ending.ts: our server's end was judged while the standby's word of its own was late",
+  },
+  {
+    seed: 1672443554,
+    found: "runtime/protocol/register.ts: a void value hid a term that the claimant had no part in",
+  },
+  {
+    seed: 2777474309,
+    found:
+      "core/segment/feeder.ts: proven octets that were lost after a takeover were repeated by nobody",
+  },
+  {
+    seed: 1852539778,
+    found: "here: a RST in LAST-ACK, after LINGER_MS, was taken for an early end",
+  },
+  {
+    seed: 1290908297,
+    found: "here: a RST from a voice whose epoch had passed excused nobody",
+  },
 ];

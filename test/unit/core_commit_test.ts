@@ -336,6 +336,25 @@ for (const [what, { ahead, same, told, judged }] of Object.entries(ENDS)) {
   });
 }
 
+Deno.test("no end is judged while the standby confirms nothing: its own may be as late", () => {
+  const primary = new Primary(1);
+  const { driver } = primary;
+  const edge = (IRS + (1 << 29)) >>> 0;
+  driver.core.wasm.setJudgement(500);
+  driver.pass({
+    bodies: [encodeReport(0, IRS + 1, edge, { accepted: true, output: (ISS + 1) >>> 0 })],
+  });
+  driver.pass({ net: [primary.input(0, 100)] });
+  driver.pass({ app: [primary.answer(0, { flags: TcpFlag.fin | TcpFlag.ack })] });
+  driver.nowMs += LONG_MS;
+  driver.drain();
+  deepStrictEqual(driver.takeFindings(), []);
+  primary.commit();
+  driver.nowMs += LONG_MS;
+  driver.drain();
+  deepStrictEqual(driver.takeFindings().map(({ kind }) => kind), ["oursEnded"]);
+});
+
 Deno.test("ack: a connection is over when our own ACK of the client's FIN is its last segment", () => {
   const primary = new Primary(1, { commit: "ack" });
   const { driver } = primary;

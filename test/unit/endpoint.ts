@@ -127,6 +127,11 @@ export class Endpoint {
     return this.#una === this.#outLength + (this.#closing ? 1 : 0);
   }
 
+  /** Everything written has been acknowledged, but for the FIN. */
+  get lacksOnlyAck(): boolean {
+    return this.#closing && this.#una >= this.#outLength;
+  }
+
   /** RCV.NXT. */
   get rcvNxt(): number {
     return (this.#irs + 1 + this.#got) >>> 0;

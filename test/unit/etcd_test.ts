@@ -171,7 +171,7 @@ Deno.test({
       "127.0.0.1",
     );
     const { granted, value } = await shoot.claim("web", claim(2));
-    deepStrictEqual([granted, value], [true, { epoch: 3, owner: "a", token: "1" }]);
+    deepStrictEqual([granted, value], [true, { epoch: 3, owner: "a", token: "1", follows: 2 }]);
     strictEqual(shoot.reachable, true);
     strictEqual(await shoot.read(), undefined);
     const miss = new FenceArbiter(["sh", "-c", "echo no such outlet >&2; exit 7"], "::1");

@@ -10,14 +10,14 @@ import {
   VOIDS_MAX,
 } from "../../runtime/protocol/register.ts";
 
-const HELD = { epoch: 5, owner: "a", token: "life-1" };
+const HELD = { epoch: 5, owner: "a", token: "life-1", follows: 4 };
 const CLAIM: Claim = { expect: 5, voids: [], epoch: 6, owner: "b", token: "life-2" };
-const TAKEN = { epoch: 6, owner: "b", token: "life-2" };
+const TAKEN = { epoch: 6, owner: "b", token: "life-2", follows: 5 };
 
 Deno.test("decide() grants what follows on what the claimant knows, and nothing else", () => {
   deepStrictEqual(decide(null, { ...CLAIM, expect: 0, epoch: 1 }), {
     granted: true,
-    value: { ...TAKEN, epoch: 1 },
+    value: { ...TAKEN, epoch: 1, follows: 0 },
   });
   deepStrictEqual(decide(HELD, CLAIM), { granted: true, value: TAKEN });
   deepStrictEqual(decide(HELD, { ...CLAIM, expect: 4 }), { granted: false, value: HELD });
@@ -45,16 +45,24 @@ Deno.test("decide() passes over an epoch that its own claimant has voided", () =
     false,
     "another life",
   );
+  strictEqual(
+    decide(HELD, { ...claim, expect: 3, voids: voidOf("life-1", 5) }).granted,
+    false,
+    "one that hides a term which the claimant has missed",
+  );
 });
 
 Deno.test("asRegisterValue() takes values and nothing else", () => {
   deepStrictEqual(asRegisterValue({ ...HELD, more: 1 }), HELD);
   deepStrictEqual(asRegisterValue({ ...HELD, epoch: EPOCH_MAX })?.epoch, EPOCH_MAX);
+  // From a version that did not note it.
+  deepStrictEqual(asRegisterValue({ ...HELD, follows: undefined })?.follows, HELD.epoch);
   const wrong = [
     ...[null, undefined, 5, "5", []],
     ...[-1, 1.5, EPOCH_MAX + 1, "5", undefined].map((epoch) => ({ ...HELD, epoch })),
     ...["", "a b", "\n", "x".repeat(65), "é", 7, null].map((owner) => ({ ...HELD, owner })),
     ...["", "x".repeat(65), undefined].map((token) => ({ ...HELD, token })),
+    ...[-1, "4", null].map((follows) => ({ ...HELD, follows })),
   ];
   for (const raw of wrong) strictEqual(asRegisterValue(raw), null, JSON.stringify(raw));
 });

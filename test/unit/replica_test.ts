@@ -263,7 +263,7 @@ Deno.test("a grant that is too old is not acted on: the next epoch is asked for"
 });
 
 Deno.test("a primary that slept on its grant and who looked for it in vain never both win", () => {
-  const before = { epoch: 1, owner: "a", token: "a0" };
+  const before = { epoch: 1, owner: "a", token: "a0", follows: 0 };
   const stopped = () => {
     const driver = Driver.primary();
     driver.pass(40);
@@ -391,11 +391,14 @@ Deno.test("a primary alone looks into the register, and believes it", () => {
     const effects = driver.note(driver.replica.handleRegister(ticket, value, driver.nowMs));
     return `${driver.replica.role} ${kinds(effects)}`;
   };
-  strictEqual(look({ epoch, owner: "a", token: "a0" }), "primary ");
-  strictEqual(look({ epoch: epoch + 1, owner: "a", token: "a0" }), "primary ");
+  strictEqual(look({ epoch, owner: "a", token: "a0", follows: 0 }), "primary ");
+  strictEqual(look({ epoch: epoch + 1, owner: "a", token: "a0", follows: epoch }), "primary ");
   strictEqual(look(undefined), "primary ");
   strictEqual(look(null), "primary arbitrate");
-  strictEqual(look({ epoch: epoch + 1, owner: "b", token: "b1" }), "retired silence storeEpoch");
+  strictEqual(
+    look({ epoch: epoch + 1, owner: "b", token: "b1", follows: epoch }),
+    "retired silence storeEpoch",
+  );
 });
 
 Deno.test("a primary alone asks before it speaks after a long stall of its own", () => {

@@ -76,7 +76,12 @@ Deno.test("RegisterStore keeps what it granted over a crash at any octet of a wr
       ok(store.claim("c/web", claim(epochs[0], "b")).granted);
       store.close();
       const again = RegisterStore.open(path);
-      deepStrictEqual(again.read("c/web"), { epoch: epochs[0] + 1, owner: "b", token: "1" });
+      deepStrictEqual(again.read("c/web"), {
+        epoch: epochs[0] + 1,
+        owner: "b",
+        token: "1",
+        follows: epochs[0],
+      });
       again.close();
     }
   });
