@@ -67,7 +67,11 @@ import {
   settleDisputes,
 } from "./segment/ending";
 import { probe as ask } from "./segment/probe";
-import { tellAgain as tell } from "./segment/telling";
+import {
+  endJoining as endAllJoining,
+  joining as joiningOnes,
+  tellAgain as tell,
+} from "./segment/telling";
 import {
   behind as countBehind,
   confirmEnds as confirmHeldEnds,
@@ -401,6 +405,21 @@ export function setSegment(segment: u32): void {
 /** Log mode: the oldest segment that a connection still needs; 2^32 - 1 for none. */
 export function oldestTold(): u32 {
   return oldestSegment();
+}
+
+/** Log mode: 1 while connections are to be told to a standby that came later, with `tellAgain(0, ...)`. */
+export function bringing(): u32 {
+  return state().bringing;
+}
+
+/** Log mode: connections of which the standby has a part only. */
+export function joining(): u32 {
+  return joiningOnes();
+}
+
+/** Log mode: the disk has stored all that `tellAgain()` told. */
+export function endJoining(): void {
+  endAllJoining();
 }
 
 /**

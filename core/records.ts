@@ -19,13 +19,14 @@
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
  *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there, 4: it is
- *     gone; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts)
+ *     gone; flags 16: what was to be told of it is told; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts)
  *     +52 about where its server has read to
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST, else 0
  *   REPORT    standby to primary   committed input and what may still come
  *     +8  rcvNxt | 12 right edge | 16 next octet its server will write; flags 1: it has said FIN there,
- *     2: only an answer to an OPEN that asks: its server accepts, 4: it has accepted the connection
+ *     2: only an answer to an OPEN that asks: its server accepts, 4: it has accepted the connection,
+ *     8: it has been told all there was to tell of it (segment/telling.ts)
  *     +20 up to where its output is the primary's | 24 about where its server has read to
  *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
  *     +8  outputs differ before this octet | 12 and are the same up to this one
@@ -39,7 +40,17 @@
  */
 import { BODY_SIZE, PROGRESS_PER_MESSAGE } from "./limits";
 import { count, Counter, noteInput, Role, state } from "./state";
-import { at, Connection, Flag, has, indexOf, isAccepted, Phase, Reason } from "./flow/connection";
+import {
+  at,
+  Connection,
+  Flag,
+  has,
+  indexOf,
+  isAccepted,
+  isBeingTold,
+  Phase,
+  Reason,
+} from "./flow/connection";
 import { comparisonOf } from "./flow/comparison";
 import { inputLog, takeDirty } from "./flow/lifecycle";
 import { read } from "./stream/chain";
@@ -243,7 +254,7 @@ export function flushDirty(): void {
       const end = outputEnd(c);
       const tells = canTell(c, end);
       const flags = (c.phase >= Phase.Open ? 1 : 0) | (has(c, Flag.ServerFin) ? 2 : 0) |
-        (isGone(c) ? 4 : 0) | (tells ? 8 : 0);
+        (isGone(c) ? 4 : 0) | (tells ? 8 : 0) | (isBeingTold(c) ? 0 : 16);
       const to = begin(c, RecordType.Progress, flags, PROGRESS_SIZE);
       store<u32>(to, c.cliAck, 8);
       store<u32>(to, c.cliWnd, 12);
@@ -258,7 +269,8 @@ export function flushDirty(): void {
       store<u32>(to, readUpTo(c), 52);
     } else if (s.role == Role.Standby) {
       c.edgeReported = c.legAck + s.logLimit;
-      const flags = (has(c, Flag.ServerFin) ? 1 : 0) | (isAccepted(c) ? 4 : 0);
+      const flags = (has(c, Flag.ServerFin) ? 1 : 0) | (isAccepted(c) ? 4 : 0) |
+        (c.reason == Reason.Joining ? 0 : 8);
       const to = begin(c, RecordType.Report, flags, REPORT_SIZE);
       store<u32>(to, c.rcvNxt, 8);
       store<u32>(to, c.edgeReported, 12);

@@ -99,6 +99,12 @@ export interface CoreExports {
    * more in this message. 1 when more remain.
    */
   tellAgain(below: number, octets: number): number;
+  /** Log mode: 1 while connections are to be told to a standby that came later, with `tellAgain(0, ...)`. */
+  bringing(): number;
+  /** Log mode: connections of which the standby has a part only. */
+  joining(): number;
+  /** Log mode: the disk has stored all that `tellAgain()` told. */
+  endJoining(): void;
   /**
    * Standby to primary: see core/segment/takeover.ts. Returns the number of connections.
    *
@@ -271,6 +277,7 @@ export const REASONS = [
   "a server that was played the log answered otherwise than the one before it",
   "the standby's server hangs",
   "the disk takes no more of the log (log.store)",
+  "its log is on the way to the standby, which came later",
 ] as const;
 
 /** Record fields in the order of `fieldOffset()` in core/mod.ts. */

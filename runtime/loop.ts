@@ -71,6 +71,8 @@ import type { RecoveryStatus } from "./status.ts";
 
 /** A switch that has not come about by then is given up. */
 const SWITCH_MS = 3000;
+/** Octets of one message that bring a standby what it has missed. */
+const TELL_OCTETS = 128 << 10;
 /** How long the old primary still hands over what arrives, after the new one speaks. */
 const RELAY_MS = 100;
 /** When the address is announced again after a claim. */
@@ -225,6 +227,7 @@ class DataLoop {
       if (service.isMute) waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
       else if (wasm.more() !== 0) waitMs = 0;
       else if (wasm.bodyLength() > 0 && !service.isDiskSlow) waitMs = 0;
+      else if (isBringing(service)) waitMs = 0;
       else if (wasm.hasTimers() !== 0 || service.switching !== null) {
         waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
       }
@@ -465,6 +468,7 @@ class DataLoop {
       if (wasm.bodyLength() > 0) wasm.sealed();
       return;
     }
+    if (isBringing(service)) wasm.tellAgain(0, TELL_OCTETS);
     if (wasm.bodyLength() > 0) channel.sendBody(replica.epoch, nowMs);
     else if (ackDue || channel.owesConfirmation) channel.acknowledge(replica.epoch, nowMs);
     if (channel.isClosed) this.#channels.close(service, "its backlog is full", nowMs);
@@ -503,6 +507,7 @@ class DataLoop {
     if (nowMs >= service.nextLookMs) this.#lookAtCard(service, nowMs);
     this.#perform(service, replica.handleTime(nowMs), nowMs);
     this.#continueProbe(service, nowMs);
+    this.#continueSwitch(service, nowMs);
     while (service.announceAtMs.length > 0 && service.announceAtMs[0] <= nowMs) {
       service.announceAtMs.shift();
       if (replica.maySpeak(performance.now())) service.claim.announce();
@@ -781,10 +786,32 @@ class DataLoop {
     if (!replica.ready || !service.peerReady) {
       return refuse(`Cannot switch ${name}: no standby is ready`);
     }
-    if (service.switching !== null) return refuse(`Cannot switch ${name}: a switch is under way`);
+    if (service.switching !== null || service.wantedSwitch !== null) {
+      return refuse(`Cannot switch ${name}: a switch is under way`);
+    }
+    service.wantedSwitch = { id, untilMs: nowMs + SWITCH_MS };
+    this.#continueSwitch(service, nowMs);
+  }
+
+  /** Begins the switch that is wanted as soon as the standby could go on with every connection. */
+  #continueSwitch(service: Service, nowMs: number): void {
+    const { core: { wasm }, options: { name }, replica, wantedSwitch } = service;
+    if (wantedSwitch === null) return;
+    const { id, untilMs } = wantedSwitch;
+    const missing = wasm.joining();
+    const isBehind = wasm.bringing() !== 0 || missing > 0;
+    const isReady = replica.role === "primary" && replica.ready;
+    if (isBehind && isReady && nowMs < untilMs) return;
+    service.wantedSwitch = null;
+    const refuse = (why: string) =>
+      post({ kind: "error", id, message: `Cannot switch ${name}: ${why}` });
+    if (!isReady) return refuse("the standby was lost");
+    if (isBehind) {
+      return refuse(`the standby lacks a part of ${missing} connections; see holdfast connections`);
+    }
     const effects = replica.requestSwitch(nowMs);
     if (effects.length === 0) {
-      return refuse(`Cannot switch ${name}: the arbiter is being asked something else, try again`);
+      return refuse("the arbiter is being asked something else, try again");
     }
     this.#beginSwitch(service, { id, reason: "switch" }, nowMs);
     this.#perform(service, effects, nowMs);
@@ -1069,6 +1096,12 @@ class DataLoop {
       longestPassMs,
     };
   }
+}
+
+/** Log mode: the standby has room for more of what it has missed. */
+function isBringing({ core, channel, replica }: Service): boolean {
+  return channel !== null && channel.open && !channel.hasBacklog && !channel.isCongested &&
+    replica.role === "primary" && core.wasm.bringing() !== 0;
 }
 
 /** The core's newest findings; see core/judgement.ts. */

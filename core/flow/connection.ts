@@ -80,6 +80,8 @@ export const enum Reason {
   StandbyHangs,
   /** Log mode: the disk that kept what its client has said takes no more. */
   StoreLost,
+  /** Log mode: a standby that came later is being told all of it (segment/telling.ts). */
+  Joining,
 }
 
 export const enum Flag {
@@ -289,6 +291,12 @@ export function has(c: Connection, flag: u32): bool {
 /** True when the standby has a record of it and is to hear of its end. */
 export function isTold(c: Connection): bool {
   return has(c, Flag.Hot) || c.reason == Reason.Diverged;
+}
+
+/** True while the next pieces that are told are of this one's log (segment/telling.ts). */
+export function isBeingTold(c: Connection): bool {
+  const s = state();
+  return s.telling != 0 && s.tellNext == indexOf(c) && s.tellGeneration == c.generation;
 }
 
 /** True when the local server has accepted the connection and not ended it. */

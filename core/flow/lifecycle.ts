@@ -126,7 +126,9 @@ export function rebuildFree(): void {
 
 /** The connection is not protected from now on, for `reason`. */
 export function unprotect(c: Connection, reason: Reason): void {
-  if (c.reason == Reason.None || c.reason == Reason.Pending) c.reason = reason;
+  if (c.reason == Reason.None || c.reason == Reason.Pending || c.reason == Reason.Joining) {
+    c.reason = reason;
+  }
   c.flags &= ~(<u32> Flag.Hot);
   // Nobody compares any more; what has to be before the client hears it still has to.
   if ((c.flags & (Flag.Unproven | Flag.Logged)) == 0) c.flags &= ~(<u32> Flag.Digested);

@@ -13,6 +13,7 @@ import {
   ackSoon,
   dropLog,
   goAlone,
+  markDirty,
   markPump,
   occupy,
   release,
@@ -216,6 +217,7 @@ function applyAgain(record: usize): void {
   c.parkBase = c.sndShown;
   c.parkEnd = c.sndShown;
   takeTold(c, load<u32>(record, 80), load<u64>(record, 84));
+  c.reason = Reason.Joining;
 }
 
 /**
@@ -259,6 +261,10 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   c.outShown += <u64> (shown - c.sndShown);
   c.sndShown = shown;
   if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
+  if ((flags & 16) != 0 && c.reason == Reason.Joining) {
+    c.reason = Reason.None;
+    markDirty(c);
+  }
   // Said anew each time: an end that was alone for long may be agreed on after all.
   if (flags & 4) c.flags |= Flag.PeerGone;
   else c.flags &= ~(<u32> Flag.PeerGone);
@@ -301,6 +307,7 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   }
   if (!has(c, Flag.Hot)) return;
   if ((flags & 4) != 0 && c.reason == Reason.Pending) c.reason = Reason.None;
+  if ((flags & 8) != 0 && c.reason == Reason.Joining) c.reason = Reason.None;
   c.peerNxt = later(c.peerNxt, earlier(load<u32>(record, 8), c.rcvNxt));
   const edge = load<u32>(record, 12);
   // A promise may not be larger than what can be meant: 1 GiB is the largest window there is.

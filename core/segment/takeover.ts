@@ -53,6 +53,7 @@ import { adoptOutput, digestParked, provenEnd, resetClient, yieldOutput } from "
 import { isFinDue, isGone, refuse } from "./ending";
 import { enterFed, owes, pump } from "./feeder";
 import { arm, leave } from "./recovery";
+import { startBringing, stopBringing } from "./telling";
 
 /**
  * Sets tsDelta so that our server's clock goes on where the client's picture of it may stand by now.
@@ -92,7 +93,8 @@ export function promote(staying: Staying): u32 {
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free || has(c, Flag.Diverged)) continue;
-    if (c.leg >= Leg.Dead || (c.leg == Leg.None && !has(c, Flag.Logged))) {
+    const lost = has(c, Flag.Logged) ? c.reason == Reason.Joining : c.leg == Leg.None;
+    if (c.leg >= Leg.Dead || lost) {
       // Our server never had it or lost it: the client's next segment is answered with a RST.
       release(c);
       continue;
@@ -276,6 +278,7 @@ export function demote(): void {
 export function standbyLost(reason: Reason): void {
   const s = state();
   s.standbyReady = 0;
+  stopBringing();
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free) continue;
@@ -301,7 +304,7 @@ export function oldestTold(): u32 {
   return oldest;
 }
 
-/** A standby is there; connections that begin from now on are protected. */
+/** A standby is there; connections that begin from now on are protected, in log mode older ones soon too. */
 export function standbyJoined(peerLogLimit: u32): void {
   const s = state();
   s.peerLogLimit = peerLogLimit;
@@ -309,6 +312,7 @@ export function standbyJoined(peerLogLimit: u32): void {
   s.inputSeq = s.committedSeq;
   s.openSeq = s.committedSeq;
   s.standbyReady = 1;
+  startBringing();
 }
 
 /** Every record is told to the standby in the next messages: before a planned switch. */

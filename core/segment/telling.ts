@@ -1,7 +1,14 @@
 /**
- * telling.ts - log mode: telling again of a connection, from its first octet
+ * telling.ts - log mode: telling of a connection once more, from its first octet
  *
  * Theory of operation
+ * A standby that comes when connections live already (a repaired host, say) is told of each of them, in the
+ * background: an OPEN that carries what has become of it since, its input log piece by piece between the
+ * messages of new traffic, then its progress. Its new octets go to the standby too from the OPEN on. It is
+ * Joining until the standby confirms the progress after the last piece; one that becomes primary before it
+ * has that lets it go (takeover.ts), as its client will not say the missing octets again.
+ *
+ * Telling again, to a log on disk:
  * A log on disk can only be cut off at its old end, so one connection that lives for long would keep all
  * that came after its beginning. Instead it is told of again, in the messages of today: an OPEN that
  * carries what has become of it since, then its input log piece by piece, between messages of new
@@ -16,7 +23,7 @@
 import { BODY_SIZE } from "../limits";
 import { state } from "../state";
 import { after, before } from "../wire/bytes";
-import { at, Connection, Flag, has, Phase } from "../flow/connection";
+import { at, Connection, Flag, has, isBeingTold, Phase, Reason } from "../flow/connection";
 import { markDirty } from "../flow/lifecycle";
 import { DATA_HEAD, writeAgain, writeLogged } from "../records";
 import { node } from "../stream/ranges";
@@ -26,22 +33,77 @@ const PIECE: u32 = 65536;
 const ROOM_MIN: u32 = 512;
 
 function isDue(c: Connection, below: u32): bool {
-  return c.phase >= Phase.Half && c.phase < Phase.Closed && has(c, Flag.Hot | Flag.Logged) &&
-    c.toldIn < below;
+  if (c.phase < Phase.Half || c.phase >= Phase.Closed || !has(c, Flag.Logged)) return false;
+  if (has(c, Flag.Hot)) return c.toldIn < below || isBeingTold(c);
+  // One that is longer than the standby's log may be stays unprotected.
+  return state().bringing != 0 && !isPastPeer(c);
 }
 
-/** Tells again of records that began before segment `below`, in about `octets`; true when more remain. */
+function isJoining(c: Connection): bool {
+  return c.reason == Reason.Joining;
+}
+
+function isPastPeer(c: Connection): bool {
+  return after(c.rcvNxt, c.irs + 1 + state().peerLogLimit);
+}
+
+/** A standby is there that has none of the connections: those that are logged are to be told of. */
+export function startBringing(): void {
+  const s = state();
+  s.bringing = s.logMode;
+  s.tellNext = 0;
+  s.telling = 0;
+}
+
+/** The standby is gone, with what it was told. */
+export function stopBringing(): void {
+  const s = state();
+  s.bringing = 0;
+  s.tellNext = 0;
+  s.telling = 0;
+}
+
+/** Connections that the standby has not got whole. */
+export function joining(): u32 {
+  const s = state();
+  let number: u32 = 0;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase != Phase.Free && has(c, Flag.Hot) && isJoining(c)) number++;
+  }
+  return number;
+}
+
+/** The disk has all of them: it says nothing itself. */
+export function endJoining(): void {
+  const s = state();
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase != Phase.Free && has(c, Flag.Hot) && isJoining(c)) c.reason = Reason.None;
+  }
+}
+
+/**
+ * Tells of records that a new standby has not been told of, and again of those that began before segment
+ * `below`, in about `octets`; true when more remain.
+ */
 export function tellAgain(below: u32, octets: u32): bool {
   const s = state();
   const wanted = s.bodyUsed + octets;
   const stop = wanted < BODY_SIZE >> 1 ? wanted : BODY_SIZE >> 1;
   for (; s.tellNext < s.highWater; s.tellNext++) {
     const c = at(s.tellNext);
-    if (s.telling && (c.generation != s.tellGeneration || !isDue(c, below))) s.telling = 0;
+    if (s.telling && (!isBeingTold(c) || !isDue(c, below))) s.telling = 0;
+    // The standby could not keep it.
+    if (s.telling && !has(c, Flag.Hot)) {
+      s.telling = 0;
+      continue;
+    }
     if (!isDue(c, below)) continue;
     if (!s.telling) {
       if (s.bodyUsed + ROOM_MIN > stop || !writeAgain(c)) return true;
       s.telling = 1;
+      if (!has(c, Flag.Hot)) follow(c);
       s.tellGeneration = c.generation;
       s.tellSegment = s.segment;
       s.tellSeq = c.irs + 1;
@@ -52,7 +114,16 @@ export function tellAgain(below: u32, octets: u32): bool {
     markDirty(c);
   }
   s.tellNext = 0;
+  s.bringing = 0;
   return false;
+}
+
+/** From here on the standby is told what the client says. */
+function follow(c: Connection): void {
+  c.flags |= Flag.Hot;
+  c.reason = Reason.Joining;
+  c.peerNxt = c.irs + 1;
+  c.peerEdge = c.irs + 1 + state().peerLogLimit;
 }
 
 /** Tells what is left of a log, as far as it fits; false when more remains. */

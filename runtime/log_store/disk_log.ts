@@ -16,7 +16,7 @@
  * message (core/segment/telling.ts), so that those can go too.
  *
  * A log that cannot be written is given up (storing.ts): its connections are unprotected from then on, and
- * after REJOIN_MS new ones are protected again, if the disk takes them.
+ * after REJOIN_MS all are protected again, if the disk takes them: it is told of those that live.
  *
  * Limits: a segment ends with the message that takes it beyond SEGMENT_OCTETS. While more than half of the
  * ring waits, nothing should be read from clients or servers (`isCongested`): a slow disk slows them.
@@ -87,6 +87,8 @@ export class DiskLog {
   #tellBelow: number | null = null;
   /** All of them were told, but for their progress, which is in the next message. */
   #isTold = false;
+  /** The message that has the last of it, until it is durable. */
+  #toldSeq: number | null = null;
   #oldest = 1;
   #segment = 1;
   /** Octets of the present segment. */
@@ -183,6 +185,7 @@ export class DiskLog {
       this.#lostAtMs = nowMs;
       this.#tellBelow = null;
       this.#isTold = false;
+      this.#toldSeq = null;
       wasm.storeLost();
       return "lost";
     }
@@ -193,6 +196,10 @@ export class DiskLog {
     if (stored === this.#stored) return null;
     this.#stored = stored;
     wasm.committed(stored);
+    if (this.#toldSeq !== null && ((stored - this.#toldSeq) | 0) >= 0) {
+      this.#toldSeq = null;
+      wasm.endJoining();
+    }
     return "moved";
   }
 
@@ -206,9 +213,10 @@ export class DiskLog {
     const length = wasm.bodyLength();
     if (length === 0) return;
     const body = bytes.subarray(wasm.body(), wasm.body() + length);
+    const seq = wasm.messageSeq();
     const isPut = this.#lostAtMs !== null || this.#ring.put({
       kind: Entry.message,
-      seq: wasm.messageSeq(),
+      seq,
       epoch,
       segment: this.#segment,
       urgent: wasm.isInputCommitted() === 0,
@@ -221,6 +229,7 @@ export class DiskLog {
     if (isComplete) {
       this.#tellBelow = null;
       this.#isTold = false;
+      this.#toldSeq = seq;
       this.#tidy();
     }
     if (this.#octets > this.#segmentOctets) this.#nextSegment();
@@ -253,7 +262,7 @@ export class DiskLog {
     if (octets > 2 * kept + this.#slackOctets) this.#tellBelow = this.#segment;
   }
 
-  /** The disk may take a log again: connections that begin from now on are protected. */
+  /** The disk may take a log again: new connections are protected, those that live once they are told. */
   #rejoin(): void {
     const { wasm } = this.#core;
     if (!this.#command(Entry.restart, this.#segment)) return;
@@ -262,6 +271,7 @@ export class DiskLog {
     this.#oldest = this.#segment + 1;
     this.#nextSegment();
     wasm.standbyJoined(this.#logLimit);
+    this.#tellBelow = 0;
   }
 
   #command(kind: number, segment: number): boolean {

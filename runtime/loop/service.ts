@@ -77,6 +77,8 @@ export class Service {
   channel: Channel | null = null;
   /** A switch that is under way. */
   switching: Switch | null = null;
+  /** One that waits until the standby has all connections whole; given up at `untilMs`. */
+  wantedSwitch: { id: number; untilMs: number } | null = null;
   /** When this node became primary last. */
   lastTakeover: Takeover | null = null;
   /** When a channel is tried again, milliseconds. */

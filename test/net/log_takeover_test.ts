@@ -6,6 +6,7 @@
  *
  * Claims, with connections that download, upload, echo, are idle, and just begin:
  *   the host loses power at a random moment      every octet right, no RST, one SYN
+ *   that host comes back, the survivor dies      the same connections live on where they began
  *   the server is killed, the host stays         mended in place: the primary stays
  *   a planned switch                             the same, and the old primary's server is ended
  */
@@ -26,6 +27,14 @@ const WORKLOAD = {
   rate: 4_000_000,
   /** What a server started anew answers like one that never ended: not what closed connections have told. */
   mix: MIX.filter((kind) => kind !== "server-fin"),
+};
+/** Slow enough to outlast two deaths. */
+const LONG_WORKLOAD = {
+  ...WORKLOAD,
+  connections: 100,
+  durationMs: 14_000,
+  silentMs: 12_000,
+  rate: 400_000,
 };
 const SERVICE = { mode: "log" };
 const CONTENT_OCTETS = 512 << 20;
@@ -76,6 +85,48 @@ for (const family of [4, 6] as const) {
     });
   });
 }
+
+netTest("100 connections outlive both hosts, one after the other", [], async (context) => {
+  await withSite(context, { run: mixedServer(), service: SERVICE }, async (site) => {
+    const rounds = repetitions(50, 0.02);
+    for (let round = 0; round < rounds; round++) {
+      const first = await waitCovered(site);
+      const second = site.other(first);
+      const capture = await site.startCapture();
+      const momentMs = Math.round(context.random.between(500, 3000));
+      console.log(`round ${round + 1} of ${rounds}: first crash after ${momentMs} ms`);
+      const workload = await site.startWorkload({
+        ...LONG_WORKLOAD,
+        momentMs,
+        seed: context.random.seed(),
+      });
+      await workload.go();
+      await sleep(momentMs);
+      const faultMs = await site.crash(first);
+      await site.waitPrimary(second);
+      await site.revive(first);
+      // The repaired host is told of every connection that lives, behind their traffic.
+      const brought = await until(async () => {
+        if (!(await site.service(second)).protected) return undefined;
+        const all = await site.connections(second);
+        const living = all.filter(({ state }) => state === "established" || state === "closing");
+        return living.every(({ reason }) => reason === null) ? living.length : undefined;
+      }, { what: "all connections to be known to the host that came back", timeoutMs: 10_000 });
+      await site.crash(second);
+      await workload.mustSucceed(90_000);
+      const dropped = await capture.stop();
+      assertUnbroken(traceTcp(capture.path, site.address), {
+        faultMs,
+        dropped,
+        hasLongSilence: true,
+      });
+      assert.ok(brought > 30, `only ${brought} connections were left when the second host died`);
+      assert.equal((await site.service(first)).role, "primary");
+      await Deno.remove(capture.path);
+      await site.revive(second);
+    }
+  });
+});
 
 netTest("curl reads 512 MiB while the host that serves it loses power", [
   "nginx",

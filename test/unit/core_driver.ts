@@ -79,6 +79,7 @@ export const Reason = {
   replayDiffers: 18,
   standbyHangs: 19,
   storeLost: 20,
+  joining: 21,
 } as const;
 
 /** A packet that left. */

@@ -94,6 +94,72 @@ seededTest(
   },
 );
 
+/** How fast a standby that comes later is told what it has missed. */
+const PACES = [700, 5000, 1 << 17];
+
+seededTest(
+  "log mode: host after host dies, and each new one is told of the connections that live",
+  (random) => {
+    for (let round = 0; round < rounds(30); round++) {
+      // A connection that is over is told to nobody who comes later.
+      const options = { tellOctets: pick(random, PACES), mayReset: "late" } as const;
+      const replicas = new Replicas({ ...logOptions(random), ...options });
+      const talks = Array.from({ length: 5 }, (_, i) => talk(random, replicas, 10000 + i));
+      let needed = talks;
+      for (let deaths = 2 + random.integer(3); deaths > 0; deaths--) {
+        runFor(replicas, talks, random.integer(80));
+        if (random.next() < 0.3) replicas.switchOver();
+        else replicas.crash(random.integer(3));
+        needed = inNeed(replicas, talks, random);
+        // The next host may come before there is a server.
+        const isEarly = random.next() < 0.5;
+        if (isEarly && replicas.standby === null) replicas.join();
+        replicas.startServers();
+        if (replicas.standby === null) {
+          runFor(replicas, talks, random.integer(20));
+          replicas.join();
+        }
+        talks.push(talk(random, replicas, 10000 + talks.length));
+        replicas.run(() => replicas.isWhole);
+        needed = talks.filter(({ client, expected }) => client.received.length < expected.length);
+      }
+      finish(replicas, talks, needed);
+      checkEmpty(replicas);
+    }
+  },
+);
+
+seededTest(
+  "log mode: what a standby has been told in part only is lost with the primary, and not continued",
+  (random) => {
+    let lost = 0;
+    for (let round = 0; round < rounds(40); round++) {
+      const options = { ...logOptions(random), tellOctets: pick(random, PACES) };
+      const replicas = new Replicas({ ...options, alone: true, mayReset: true });
+      const talks = Array.from({ length: 5 }, (_, i) => talk(random, replicas, 10000 + i));
+      runFor(replicas, talks, random.integer(100));
+      replicas.join();
+      for (let i = random.integer(20); i > 0; i--) replicas.step();
+      const whole = replicas.keptPorts();
+      replicas.crash(random.integer(3));
+      for (let i = 0; i < 6; i++) replicas.step();
+      replicas.startServers();
+      const isOver = (it: Talk) => isDone(it) || it.client.state === "reset";
+      // Who waits for an answer alone never learns that nobody will give one.
+      let left = 3000;
+      replicas.run(() => talks.every(isOver) || left-- <= 0);
+      for (const { client, port, expected } of talks) {
+        const { received } = client;
+        checkOctets(received, expected.slice(0, received.length), `client ${port}`);
+        if (received.length === expected.length) continue;
+        lost++;
+        strictEqual(whole.includes(port), false, `client ${port} was protected and is lost`);
+      }
+    }
+    ok(lost > 0, "nobody was lost");
+  },
+);
+
 seededTest(
   "log on disk: whatever clients were told survives loss of power at any write",
   (random) => {

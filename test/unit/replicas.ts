@@ -20,8 +20,17 @@
  * client is reset, unless a test lets it.
  */
 import { strictEqual } from "node:assert/strict";
-import { Staying } from "../../runtime/core.ts";
-import { CLIENT_V4, CLIENT_V6, Driver, on, PORT, SERVICE_V4, SERVICE_V6 } from "./core_driver.ts";
+import { RecordFlag, Staying } from "../../runtime/core.ts";
+import {
+  CLIENT_V4,
+  CLIENT_V6,
+  Driver,
+  on,
+  PORT,
+  Reason,
+  SERVICE_V4,
+  SERVICE_V6,
+} from "./core_driver.ts";
 import type { DiskHost } from "./disk_host.ts";
 import { clientPortOf, Endpoint } from "./endpoint.ts";
 import { buildPacket, packetOf, parsePacket, TcpFlag } from "./twin.ts";
@@ -80,8 +89,10 @@ export interface ReplicasOptions {
   divergence?: "reset" | "unprotect" | "ignore";
   /** A packet from a server never reaches the core. */
   isDropped?: () => boolean;
-  /** Clients may be reset. */
-  mayReset?: boolean;
+  /** Octets of a message that bring a standby what it has missed. */
+  tellOctets?: number;
+  /** Clients may be reset; "late": those that have read all, and only lack the ACK of their FIN. */
+  mayReset?: boolean | "late";
   /** Records of each core; the more there are, the less memory is left for what is parked. */
   capacity?: number;
 }
@@ -114,7 +125,13 @@ export class Replicas {
     if (options.alone !== true) this.join();
   }
 
-  /** A new standby joins: connections that begin from now on are protected. */
+  /** The standby has all connections that it can be told of, whole. */
+  get isWhole(): boolean {
+    const { wasm } = this.primary.driver.core;
+    return wasm.bringing() === 0 && wasm.joining() === 0;
+  }
+
+  /** A new standby joins: connections that begin from now on are protected, in log mode older ones too. */
   join(): void {
     this.standby = this.#host();
     const { driver } = this.standby;
@@ -122,6 +139,19 @@ export class Replicas {
     driver.core.wasm.setPeerLogLimit(this.#logLimit);
     this.primary.driver.core.wasm.setPeerLogLimit(this.#logLimit);
     this.primary.driver.core.wasm.standbyJoined(this.#logLimit);
+  }
+
+  /** Clients' ports of the connections that are protected, as the primary sees it. */
+  keptPorts(): number[] {
+    const { driver } = this.primary;
+    const ports = [];
+    for (let i = 0; i < driver.core.wasm.highWater(); i++) {
+      if (driver.core.wasm.recordAt(i) === 0 || driver.field(i, "reason") !== Reason.none) continue;
+      if ((driver.field(i, "flags") & RecordFlag.hot) !== 0) {
+        ports.push(driver.field(i, "ports") & 0xffff);
+      }
+    }
+    return ports;
   }
 
   /** A client begins to connect. */
@@ -166,8 +196,10 @@ export class Replicas {
     const { primary, standby } = this;
     if (this.#pass(primary, standby, toService)) moved = true;
     if (standby !== null && this.#pass(standby, primary, [])) moved = true;
-    if (!this.#options.mayReset) {
-      for (const client of this.clients.values()) strictEqual(client.state === "reset", false);
+    const { mayReset = false } = this.#options;
+    for (const { state, ended, lacksOnlyAck } of mayReset === true ? [] : this.clients.values()) {
+      const isLate = mayReset === "late" && ended && lacksOnlyAck;
+      strictEqual(state === "reset" && !isLate, false);
     }
     return moved;
   }
@@ -245,6 +277,8 @@ export class Replicas {
     standby.driver.nowMs = this.nowMs;
     this.#deliver(standby, standby.driver.takeOver("peer"));
     wasm.relay(0);
+    // In log mode only the primary runs servers.
+    if (this.#options.log !== undefined) primary.servers.clear();
   }
 
   /**
@@ -347,6 +381,9 @@ export class Replicas {
     disk?.before(this.nowMs);
     const outputs = driver.pass({ net: frozen ? [] : net, app, bodies });
     const isStoring = disk?.after() ?? false;
+    if (host === this.primary && peer !== null && driver.core.wasm.bringing() !== 0) {
+      driver.core.wasm.tellAgain(0, this.#options.tellOctets ?? 1 << 17);
+    }
     const message = driver.takeBody();
     if (message !== null && peer !== null) peer.inbox.push(message);
     this.#deliver(host, outputs);
