@@ -205,7 +205,7 @@ const RETRY_MS = 50;
 const RETRY_MS_MAX = 1000;
 /** Pause after somebody was found to answer for the address. */
 const OCCUPIED_MS = 1000;
-/** A primary without a standby looks into the register this often. */
+/** A primary without a lease looks into the register this often, milliseconds. */
 const CONFIRM_MS = 1000;
 
 /** A claim on its way. */
@@ -344,7 +344,7 @@ export class Replica {
     if (this.#options.arbiter === null) {
       return this.#counts ? Math.max(leaseUntilMs, this.#awakeMs + this.#leaseMs()) : Infinity;
     }
-    return this.#counts && this.#heldEpoch === null ? leaseUntilMs : this.#awakeMs + ALONE_MS;
+    return this.#isBoundByGrant ? this.#awakeMs + ALONE_MS : leaseUntilMs;
   }
 
   /** Longest silence before the peer counts as down, milliseconds. */
@@ -363,6 +363,11 @@ export class Replica {
   /** Primary: there is a standby that could go on from what we have let out. */
   get #counts(): boolean {
     return this.#channelUp || this.#lostStandby !== null;
+  }
+
+  /** Primary with an arbiter: a grant is what lets us speak, and no lease. */
+  get #isBoundByGrant(): boolean {
+    return !this.#counts || this.#heldEpoch !== null;
   }
 
   /** Standby: our connections are those of the primary's epoch. */
@@ -584,11 +589,12 @@ export class Replica {
       // Whoever has taken over meanwhile is heard now, or is not to be heard at all.
       if (waitedMs > this.#silenceMs()) this.#awakeMs = nowMs;
     }
-    if (!this.#counts) return arbiter === null ? [] : this.#confirm(nowMs);
+    const effects = arbiter !== null && this.#isBoundByGrant ? this.#confirm(nowMs) : [];
+    if (!this.#counts) return effects;
     // Waiting costs a moment of held output; dropping it costs every connection its protection.
-    if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return [];
+    if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return effects;
     this.handleChannelDown(`silent for ${this.#silentMs(nowMs).toFixed(1)} ms`);
-    return this.#goAlone(nowMs);
+    return [...effects, ...this.#goAlone(nowMs)];
   }
 
   /** The standby is given up, once, after its channel broke; with an arbiter, on a grant only. */
@@ -607,7 +613,10 @@ export class Replica {
     ];
   }
 
-  /** Alone: does the register still name us? */
+  /**
+   * Without a lease: does the register still name us? Also on a hold: a standby that hears none of our
+   * beats, while we hear its own, may find nobody at the address when our card is dead for a while.
+   */
   #confirm(nowMs: number): Effect[] {
     if (nowMs < this.#nextConsultMs || this.#asked !== null) return [];
     this.#nextConsultMs = nowMs + CONFIRM_MS;
@@ -750,6 +759,7 @@ export class Replica {
       case "hold":
         this.#heldEpoch = epoch;
         this.#awakeMs = awakeMs;
+        this.#nextConsultMs = awakeMs + CONFIRM_MS;
         if (!this.#counts) this.#announce();
         return [{ kind: "storeEpoch", epoch }];
       case "start":

@@ -67,4 +67,9 @@ export const REGRESSIONS: readonly Regression[] = [
     seed: 1290908297,
     found: "here: a RST from a voice whose epoch had passed excused nobody",
   },
+  {
+    seed: 1017465751,
+    found:
+      "runtime/protocol/replica.ts: a primary on a hold, heard by nobody, never looked into the register",
+  },
 ];

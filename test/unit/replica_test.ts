@@ -401,6 +401,26 @@ Deno.test("a primary alone looks into the register, and believes it", () => {
   );
 });
 
+Deno.test("a primary on a hold, whose standby is heard but hears nothing, looks into the register", () => {
+  const driver = Driver.primary();
+  driver.pass(35);
+  driver.grant();
+  for (let i = 0; i < 110; i++) {
+    driver.note(driver.replica.handleBeat({ ...BEAT, ...FOLLOWER }, {
+      nowMs: driver.nowMs,
+      echoedMs: null,
+      token: "b0",
+    }));
+    driver.pass(10);
+  }
+  ok(!kinds(driver.done).includes("dropStandby"));
+  const { ticket } = driver.last("consult");
+  const value = { epoch: 3, owner: "b", token: "b0", follows: 2 };
+  const effects = driver.replica.handleRegister(ticket, value, driver.nowMs);
+  strictEqual(kinds(effects), "silence storeEpoch");
+  strictEqual(driver.replica.role, "retired");
+});
+
 Deno.test("a primary alone asks before it speaks after a long stall of its own", () => {
   const driver = Driver.primary();
   driver.replica.handleChannelDown("broken");
