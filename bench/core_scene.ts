@@ -427,7 +427,7 @@ export interface Population {
 
 /** Opens `count` connections that say nothing. */
 export function populate(count: number): Population {
-  const memoryMiB = 48 + Math.ceil(count * 0.45 / 1024);
+  const memoryMiB = 48 + Math.ceil(count * 0.6 / 1024);
   const make = (capacity: number) => {
     return loadCore({
       memoryMiB,

@@ -388,7 +388,7 @@ export function loadCore(options: CoreOptions): Core {
   if (left === 0) {
     throw new RangeError(
       `Cannot lay out the packet core in ${options.memoryMiB} MiB for ${options.capacity} ` +
-        `connections: allowed are 48 to 4095 MiB and about 0.5 KiB more for each connection`,
+        `connections: allowed are 48 to 4095 MiB and about 0.6 KiB more for each connection`,
     );
   }
   const padded = new Uint8Array(16);
