@@ -36,7 +36,7 @@ import { libc, Memory, POLLIN, POLLOUT } from "./io/libc.ts";
 import { openLibcrypto } from "./io/libcrypto.ts";
 import { Priority } from "./io/scheduling.ts";
 import { take } from "./io/socket.ts";
-import { type BeatNews, Beats } from "./loop/beats.ts";
+import { Beats, type HeardBeat } from "./loop/beats.ts";
 import { Channels } from "./loop/channels.ts";
 import { writeEpoch } from "./loop/epoch_file.ts";
 import { Link } from "./loop/link.ts";
@@ -293,7 +293,7 @@ class DataLoop {
     const { greeting } = this.#channels; // before accept() adds to them
     if (this.#events(index++) !== 0) this.#takeCommands(nowMs);
     for (const link of this.#links) {
-      if (this.#events(index++) !== 0) this.#beats.receive(link, (news) => this.#hear(news));
+      if (this.#events(index++) !== 0) this.#beats.receive(link, (heard) => this.#hear(heard));
       if (this.#events(index++) !== 0) this.#channels.accept(link, nowMs);
     }
     for (const fd of greeting) {
@@ -318,13 +318,17 @@ class DataLoop {
 
   // What the peer says ----------------------------------------------------------------------------
 
-  #hear({ beat, nowMs, echoedMs, isReborn }: BeatNews): void {
+  #hear({ beat, nowMs, echoedMs, novelty }: HeardBeat): void {
     const token = beat.incarnation.toString(16);
     for (const said of beat.services) {
       const service = this.#services.find((s) => s.options.name === said.name);
       if (service === undefined) continue;
+      if (novelty === "late") {
+        service.replica.handleEcho(said, { echoedMs, token });
+        continue;
+      }
       // TCP tells nobody that a host has lost its power, while nothing is sent to it.
-      if (isReborn && service.replica.role === "standby") {
+      if (novelty === "reborn" && service.replica.role === "standby") {
         this.#channels.close(service, "the peer has started again", nowMs);
       }
       service.peerReady = said.ready;

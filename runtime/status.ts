@@ -261,7 +261,7 @@ export interface LinkStatus {
   local: string;
   /** The peer's end. */
   remote: string;
-  /** Whether the peer is heard on it. */
+  /** Whether it carries in both directions. */
   up: boolean;
   /** Round trip, microseconds; null when not measured. */
   rttUs: number | null;

@@ -32,7 +32,7 @@ const FLAGS = ["--full", "--coverage"];
 const SUITE_TIMEOUT_MS = 6 * 3600_000;
 
 /** Longest part of one failure's text that is told again at the end, in characters. */
-const FAILURE_CHARACTERS = 4000;
+const FAILURE_CHARACTERS = 10_000;
 
 /** Counts of one or more suites. */
 export interface Counts {

@@ -8,7 +8,7 @@
  */
 import { libc, Memory } from "../io/libc.ts";
 import { type Beat, BEAT_MAX, decodeBeat, encodeBeat, MessageError } from "../protocol/message.ts";
-import { PeerLife } from "../protocol/peer_life.ts";
+import { type Novelty, PeerLife } from "../protocol/peer_life.ts";
 import type { Refusals } from "../refusals.ts";
 import { BEAT_HEADER, placeOf } from "../seal.ts";
 import type { Link } from "./link.ts";
@@ -19,16 +19,16 @@ const DATAGRAM_MAX = BEAT_MAX + BEAT_HEADER;
 /** Datagrams that are read from a link in a pass. */
 const DATAGRAMS_MAX = 256;
 
-/** A beat that is newer than all before it. */
-export interface BeatNews {
+/** A beat that has come. */
+export interface HeardBeat {
   /** It. */
   beat: Beat;
   /** When it was heard, milliseconds. */
   nowMs: number;
   /** When the beat was sent that it echoes; null when that is not known. */
   echoedMs: number | null;
-  /** The peer has started again since the last one. */
-  isReborn: boolean;
+  /** What it adds to those before it. */
+  novelty: Novelty;
 }
 
 /** What beats are sent for. */
@@ -118,8 +118,8 @@ export class Beats {
     }
   }
 
-  /** Reads a link's beats; `news` hears of each that is newer than all before it. */
-  receive(link: Link, news: (news: BeatNews) => void): void {
+  /** Reads a link's beats; `hear` is told of each, copies over other links included. */
+  receive(link: Link, hear: (heard: HeardBeat) => void): void {
     let heard = false;
     for (let i = 0; i < DATAGRAMS_MAX; i++) {
       const length = libc.recv(link.udp, this.#datagram.address, DATAGRAM_MAX, 0);
@@ -137,8 +137,7 @@ export class Beats {
       const nowMs = performance.now();
       const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
       heard = true;
-      const said = this.#peerLife.note(beat, nowMs);
-      if (said !== "late") news({ beat, nowMs, echoedMs, isReborn: said === "reborn" });
+      hear({ beat, nowMs, echoedMs, novelty: this.#peerLife.note(beat, nowMs) });
     }
     // An echo at once: the peer's lease is then as long as it can be.
     if (heard && performance.now() - this.#lastBeatMs > this.#options.heartbeatMs / 2) {

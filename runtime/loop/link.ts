@@ -39,6 +39,8 @@ export class Link implements LinkProgress {
   heardAtMs = 0;
   /** The newest of our beats that the peer has echoed here; null for none. */
   echoedSeq: number | null = null;
+  /** When that one was sent, milliseconds. */
+  provenMs: number = -Infinity;
   /** Smoothed round trip, microseconds; null before the first. */
   rttUs: number | null = null;
   readonly #sentMs = new Float64Array(BEATS_KEPT);
@@ -67,6 +69,7 @@ export class Link implements LinkProgress {
     const sentMs = this.#sentMs[beat.echoSeq % BEATS_KEPT];
     if (((lastSeq - beat.echoSeq) >>> 0) >= BEATS_KEPT || sentMs === 0) return null;
     this.echoedSeq = beat.echoSeq;
+    this.provenMs = sentMs;
     const rttUs = (nowMs - sentMs) * 1000 - beat.echoDelayUs;
     if (rttUs >= 0 && rttUs <= 10_000_000) {
       this.rttUs = this.rttUs === null ? rttUs : this.rttUs + (rttUs - this.rttUs) / 8;

@@ -37,6 +37,10 @@ const NUMBERS = [
 /** What people are told of a connection that a standby follows which could not serve it. */
 const STANDBY_NOT_READY = "the standby's server or network card has failed";
 
+/** The same of one that does not hear this host. */
+const STANDBY_HEARS_NOTHING =
+  "the standby has not heard this host in time, and the arbiter keeps it from taking over";
+
 /** Milliseconds since 1970 of a time of `performance.now()`. */
 export function wallMs(ms: number): number {
   return performance.timeOrigin + ms;
@@ -50,7 +54,7 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
   let log = 0;
   const top = core.wasm.highWater();
   const standby = replica.role === "standby";
-  const works = standby ? service.appWorks : service.peerReady;
+  const works = replica.hasSuccessor && (standby ? service.appWorks : service.peerReady);
   for (let i = 0; i < top; i++) {
     const at = core.wasm.recordAt(i);
     if (at === 0) continue;
@@ -63,7 +67,7 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     name: options.name,
     role: replica.role,
     epoch: replica.epoch,
-    protected: service.isReady && (standby || service.peerReady),
+    protected: service.isReady && replica.hasSuccessor && (standby || service.peerReady),
     connections: { total, hot, log, unprotected: total - hot - log },
     card: { state: service.card.state, seen: service.card.seen },
     appHangs: core.wasm.hangs() !== 0,
@@ -77,12 +81,16 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
   };
 }
 
-/** One link; it is up while the peer's last beat there is no older than `silenceMs`. */
+/**
+ * One link; it is up while the peer's last beat there is no older than `silenceMs`, and the newest of
+ * ours that has come back, which went both ways, no older than twice that.
+ */
 export function linkStatus(link: Link, nowMs: number, silenceMs: number): LoopLinkStatus {
   return {
     local: link.text.local,
     remote: link.text.remote,
-    up: link.heardMs !== null && nowMs - link.heardMs <= silenceMs,
+    up: link.heardMs !== null && nowMs - link.heardMs <= silenceMs &&
+      nowMs - link.provenMs <= 2 * silenceMs,
     rttUs: link.rttUs === null ? null : Math.round(link.rttUs),
   };
 }
@@ -94,7 +102,7 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
   const { view, offsets } = core;
   const top = core.wasm.highWater();
   const standby = replica.role === "standby";
-  const works = standby ? service.appWorks : service.peerReady;
+  const works = replica.hasSuccessor && (standby ? service.appWorks : service.peerReady);
   const now = nowMs >>> 0;
   for (let i = 0; i < top; i++) {
     const at = core.wasm.recordAt(i);
@@ -119,7 +127,7 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
       reason: kept === "hot"
         ? null
         : followed === "hot"
-        ? STANDBY_NOT_READY
+        ? replica.hasSuccessor ? STANDBY_NOT_READY : STANDBY_HEARS_NOTHING
         : REASONS[u32("reason")] ?? null,
       bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
       bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),

@@ -11,6 +11,12 @@
 /** How long the newer of two lives may be silent before the other one is believed, milliseconds. */
 export const FORMER_MS = 1000;
 
+/**
+ * "late" for a beat that says nothing new: a copy over another link, or one that was overtaken;
+ * "reborn" for the first of another life than the one before it, "next" for all others.
+ */
+export type Novelty = "late" | "next" | "reborn";
+
 /** What is known of the peer's life. */
 export class PeerLife {
   #incarnation: number | null = null;
@@ -18,16 +24,8 @@ export class PeerLife {
   #heardMs = -Infinity;
   #former: number | null = null;
 
-  /**
-   * A beat has arrived.
-   *
-   * @returns "late" for one that says nothing new, "reborn" for the first of another life than the one
-   * before it, "next" for all others.
-   */
-  note(
-    { incarnation, seq }: { incarnation: number; seq: number },
-    nowMs: number,
-  ): "late" | "next" | "reborn" {
+  /** A beat has arrived. */
+  note({ incarnation, seq }: { incarnation: number; seq: number }, nowMs: number): Novelty {
     const isSame = incarnation === this.#incarnation;
     if (isSame && ((seq - this.#seq) | 0) <= 0) return "late";
     if (!isSame && incarnation === this.#former && nowMs - this.#heardMs < FORMER_MS) return "late";

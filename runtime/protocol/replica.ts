@@ -293,9 +293,15 @@ export class Replica {
     return this.#voided;
   }
 
-  /** True when a standby could take over now (as seen by either side). */
+  /** True while the primary's connections reach the standby (as seen by either side). */
   get ready(): boolean {
     return this.#channelUp && (this.#role === "standby" || this.#role === "primary");
+  }
+
+  /** True when the standby could take over now: `ready`, and no grant stands against its claim. */
+  get hasSuccessor(): boolean {
+    if (this.#role === "standby") return this.ready && this.#inStep;
+    return this.ready && this.#heldEpoch === null;
   }
 
   /** True while the register is asked for the right to speak: the peer's lease must not grow. */
@@ -404,8 +410,7 @@ export class Replica {
     // A silent primary believes only the life it has spoken beside: another one may come after a
     // takeover that we have slept through.
     if (this.#role !== "primary" || this.maySpeak(nowMs)) this.#peerToken = token;
-    const isBound = token === this.#peerToken && beat.epoch <= this.#epoch && !beat.asking;
-    if (echoedMs !== null && isBound) this.#leaseFromMs = Math.max(this.#leaseFromMs, echoedMs);
+    this.handleEcho(beat, { echoedMs, token });
     // One who speaks in an older epoch than we know of has lost it, and does not know yet.
     const speaks = beat.role === "primary" && beat.epoch >= this.#epoch;
     if (this.#role === "primary") {
@@ -426,6 +431,16 @@ export class Replica {
     this.#refused = false;
     if (isNewer) this.#stateEpoch = this.#channelUp && beat.ready ? beat.epoch : null;
     return this.#channelUp ? [] : [{ kind: "follow" }];
+  }
+
+  /**
+   * What a beat echoes; to be called for each of its copies, and for late ones. One that came first may
+   * have come over a link that takes nothing to the peer, and echo only what that link took long ago.
+   * The lease loses nothing by a late one: who asks does so `leaseMs` after all it has echoed before.
+   */
+  handleEcho(beat: BeatService, { echoedMs, token }: Pick<Heard, "echoedMs" | "token">): void {
+    const isBound = token === this.#peerToken && beat.epoch <= this.#epoch && !beat.asking;
+    if (echoedMs !== null && isBound) this.#leaseFromMs = Math.max(this.#leaseFromMs, echoedMs);
   }
 
   /** Two primaries: the newer epoch stays, then the preferred node. */

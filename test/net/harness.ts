@@ -48,6 +48,9 @@ const DETECT = 25;
 const READY_TIMEOUT_MS = 20_000;
 /** Characters of a daemon's log that a failure prints. */
 const LOG_LENGTH_MAX = 6000;
+/** Lines of it that the error itself quotes, and characters of each. */
+const WORDS_LINES_MAX = 15;
+const WORDS_LENGTH_MAX = 180;
 /** Connections of a daemon that a failure prints. */
 const CONNECTIONS_PRINTED_MAX = 10;
 /** Failed connections that a workload's failure quotes. */
@@ -148,7 +151,8 @@ export async function withSite(
     await body(site);
   } catch (error) {
     await site.printState();
-    throw error;
+    // A report of failures keeps errors, not what was printed.
+    throw new Error(`${error}\n${await site.lastWords()}`, { cause: error });
   } finally {
     await site.removeHop();
     await topology.destroy();
@@ -510,6 +514,17 @@ export class Site {
       console.log(`---- log of host ${host}`);
       console.log(await readEnd(this.topology.logPath(host)));
     }
+  }
+
+  /** The end of each host's log, short enough for the message of an error. */
+  async lastWords(): Promise<string> {
+    const ends: string[] = [];
+    for (const host of ["a", "b"]) {
+      const lines = (await readEnd(this.topology.logPath(host))).trimEnd().split("\n");
+      ends.push(`The log of host ${host} ends`);
+      for (const line of lines.slice(-WORDS_LINES_MAX)) ends.push(line.slice(0, WORDS_LENGTH_MAX));
+    }
+    return ends.join("\n");
   }
 
   #daemon(host: HostName): DaemonProcess {

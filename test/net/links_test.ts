@@ -5,42 +5,56 @@
  *
  * The mixed client (downloads, uploads, echoes, silent connections) runs through it.
  *
- *   one link     that the channel uses, then the other one with the first one back: roles, epoch and
- *                protection of every connection stay; then a crash, which all of them survive
+ *   one link     that the channel uses, then the other one with the first one back, then one direction
+ *                of the first: roles, epoch and protection of every connection stay; then a crash, which
+ *                all of them survive
  *   both links   the witness lets one host go on
  */
 import assert from "node:assert/strict";
+import type { LinkName } from "../../runtime/lab/topology.ts";
 import { netTest, sleep, until } from "./conditions.ts";
-import { roleOf, throughFault } from "./through_fault.ts";
+import { roleOf, throughFault, waitRole } from "./through_fault.ts";
 
-netTest("one of two replication links down: every connection stays protected", [], async (c) => {
+netTest("one of two replication links down: every connection stays protected", [
+  "iptables-legacy",
+], async (c) => {
   await throughFault(c, { links: 2 }, async ({ site, primary, standby }) => {
+    const { topology } = site;
     const { epoch } = await site.service(primary);
-    for (const link of ["repl0", "repl1"] as const) {
-      await site.topology.setLink(primary, link, false);
-      const index = link === "repl0" ? 0 : 1;
+    const cut = (link: LinkName) => (off: boolean) => topology.setLink(primary, link, !off);
+    const deafen = async (off: boolean) => {
+      const change = [off ? "-A" : "-D", "INPUT", "-i", "repl0", "-j", "DROP"];
+      const { code, stderr } = await topology.hosts[standby].exec(["iptables-legacy", ...change]);
+      assert.equal(code, 0, stderr);
+    };
+    const faults = [
+      { what: "repl0", index: 0, set: cut("repl0") },
+      { what: "repl1", index: 1, set: cut("repl1") },
+      { what: "one direction of repl0", index: 0, set: deafen },
+    ];
+    for (const { what, index, set } of faults) {
+      await set(true);
       await until(async () => {
         const { links } = await site.peer(primary);
         return !links[index].up && links[1 - index].up;
-      }, { what: `status to show ${link} down alone`, timeoutMs: 10_000 });
-      await sleep(500);
+      }, { what: `status to show a link down without ${what}`, timeoutMs: 10_000 });
+      await sleep(300);
       const service = await site.service(primary);
       const { total, hot } = service.connections;
       assert.deepEqual([service.role, service.epoch], ["primary", epoch]);
-      assert.equal(service.protected, true, `protected without ${link}`);
-      assert.equal(hot, total, `${hot} of ${total} connections are protected without ${link}`);
+      assert.equal(service.protected, true, `protected without ${what}`);
+      assert.equal(hot, total, `${hot} of ${total} connections are protected without ${what}`);
       assert.ok(total > 0);
-      await site.topology.setLink(primary, link, true);
+      await set(false);
+      // Both directions: with one alone, the next fault would be a second one at the same time.
       await until(async () => (await site.peer(primary)).links[index].up, {
-        what: `status to show ${link} up`,
+        what: `status to show both links up after ${what}`,
         timeoutMs: 10_000,
       });
     }
     assert.match(site.log(standby), /channel resumed/);
     await site.crash(primary);
-  }, async ({ site, standby }) => {
-    assert.equal(await roleOf(site, standby), "primary");
-  });
+  }, ({ site, standby }) => waitRole(site, standby, "primary"));
 });
 
 netTest("both of two replication links down: the witness lets one go on", [], async (c) => {

@@ -496,12 +496,15 @@ export class SimHost {
       const sentMs = link.sentMs[beat.echoSeq % BEATS_KEPT];
       const isOld = ((this.#beatSeq - beat.echoSeq) >>> 0) >= BEATS_KEPT || sentMs === 0;
       const echoedMs = isOld ? null : sentMs;
-      const news = this.#peerLife.note(beat, nowMs);
-      if (news === "late") continue;
+      const novelty = this.#peerLife.note(beat, nowMs);
       const token = beat.incarnation.toString(16);
       for (const said of beat.services) {
+        if (novelty === "late") {
+          this.replica.handleEcho(said, { echoedMs, token });
+          continue;
+        }
         this.#peerReady = said.ready;
-        if (news === "reborn" && this.replica.role === "standby") {
+        if (novelty === "reborn" && this.replica.role === "standby") {
           this.#closeChannel("the peer has started again");
         }
         const effects = this.replica.handleBeat(said, { nowMs, echoedMs, token });

@@ -319,8 +319,30 @@ Deno.test("a primary that misses its standby is silent until the register lets i
   strictEqual(kinds(driver.grant()), "storeEpoch");
   ok(driver.replica.maySpeak(driver.nowMs));
   strictEqual(driver.replica.epoch, 1, "kept to itself");
+  ok(driver.replica.ready && !driver.replica.hasSuccessor, "the standby could not take over now");
   driver.pass(20, FOLLOWER);
+  ok(driver.replica.hasSuccessor);
   strictEqual(driver.replica.epoch, 2, "the standby is back, and may follow in it");
+});
+
+Deno.test("a beat's copy over another link binds the lease by what it echoes, and says no more", () => {
+  const driver = Driver.primary();
+  const copies = (said: Partial<BeatService>, token = "b0") => {
+    for (let i = 0; i < 10; i++) {
+      driver.nowMs += 10;
+      const { nowMs } = driver;
+      const beat = { ...BEAT, ...said };
+      driver.note(
+        driver.replica.handleBeat({ ...BEAT, ...FOLLOWER }, { nowMs, echoedMs: 0, token }),
+      );
+      driver.replica.handleEcho(beat, { echoedMs: nowMs - 1, token });
+      driver.done.push(...driver.replica.handleTime(nowMs));
+    }
+    return driver.replica.maySpeak(driver.nowMs);
+  };
+  ok(copies(FOLLOWER));
+  strictEqual(copies({ ...FOLLOWER, asking: true }), false, "one that asks has given nothing");
+  ok(kinds(driver.done).includes("arbitrate"));
 });
 
 Deno.test("a primary drops a silent standby on a grant only", () => {
