@@ -72,4 +72,12 @@ export const REGRESSIONS: readonly Regression[] = [
     found:
       "runtime/protocol/replica.ts: a primary on a hold, heard by nobody, never looked into the register",
   },
+  {
+    seed: 558456388,
+    found: "here: two false alarms in a storm were taken for one failure",
+  },
+  {
+    seed: 484345680,
+    found: "here: a SYN that came after its connection was over was to be forgotten at once",
+  },
 ];
