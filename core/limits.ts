@@ -97,6 +97,8 @@ export const UNKNOWN_EDGE: u32 = 1 << 20;
 export const PROVE_MS: u32 = 10000;
 /** Octets of output that a new server may be behind the client in the client's own numbers. */
 export const AHEAD_MAX: u64 = 1 << 30;
+/** Octets of output that a standby's server which was brought the past may be behind; below 2^31. */
+export const BEHIND_MAX: i32 = 1536 << 20;
 /** A client that was heard of so lately, in milliseconds, waits for its server. */
 export const WAITING_MS: u32 = 1000;
 /** How often each connection is looked at for a server that stands still, in milliseconds. */

@@ -198,6 +198,11 @@ export function setLogMode(holds: u32): void {
   s.feeding = 0;
 }
 
+/** Hot mode: octets of a client's stream that are kept for a standby that comes later; 0 for none. */
+export function setKeep(octets: u32): void {
+  state().keepLimit = octets;
+}
+
 /**
  * When a server hangs: it stands still for `lagMs` while the other replica's goes on, or is for so
  * long more than `lagBytes` behind. 0 ms: servers are not judged by that.

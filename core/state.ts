@@ -191,8 +191,10 @@ export class State {
   logHolds: u32 = 0;
   /** Segment of the disk's log that the next message goes to; 0 where there is none. */
   segment: u32 = 0;
-  /** Log mode: 1 while there may be connections that the standby has not been told of. */
+  /** 1 while there may be connections that the standby has not been told of. */
   bringing: u32 = 0;
+  /** Hot mode: so much of what a client says is kept for a standby that comes later; 0 for nothing. */
+  keepLimit: u32 = 0;
   /**
    * Telling again (segment/telling.ts): the record it has come to, 1 while that one is being told, its
    * generation, the segment where that began, and the next octet of its log.

@@ -46,6 +46,8 @@
  *     lag_bytes = "4MiB"
  *     lag_time = "2s"
  *     log_limit = "8MiB"                    hot: what the standby's server has not read of one connection
+ *     rejoin_limit = "64KiB"                hot: what is kept of all that a client says, for a standby that
+ *                                           comes later; of whom more was said stays unprotected then
  *     log = { store = "memory", limit = "64MiB", full = "unprotect" }
  *                                           log: all a client may send; then unprotect | hold its client;
  *                                           store = "disk": on one host alone, with commit = "strict"
@@ -200,6 +202,8 @@ export interface ServiceConfig {
   lagTimeMs: number;
   /** Hot mode: input log of one connection, octets. */
   logLimitBytes: number;
+  /** Hot mode: what is kept of a client's stream for a standby that comes later, octets; 0 for nothing. */
+  rejoinLimitBytes: number;
   /** Log mode: what is kept of each connection. */
   log: LogConfig;
   /** Memory of the service's packet core, octets. */
@@ -574,6 +578,7 @@ const SCHEMA = table("the top level", {
         lag_time: v.optional(duration("1ms", "1h"), "2s"),
         unprotectable: v.optional(choice("pass", "refuse"), "pass"),
         log_limit: v.optional(size("64KiB", "1GiB"), "8MiB"),
+        rejoin_limit: v.optional(size("0B", "1GiB"), "64KiB"),
         log: v.optional(
           table("log", {
             store: v.optional(choice("memory", "disk"), "memory"),
@@ -756,6 +761,14 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
         path: `${path}.log_limit`,
         message: `found ${show(service.log_limit)}, allowed: only beside mode = "hot"; for "log" ` +
           "it is log.limit",
+      });
+    }
+    if (mode === "log" && service.rejoin_limit !== undefined) {
+      problems.push({
+        path: `${path}.rejoin_limit`,
+        message:
+          `found ${show(service.rejoin_limit)}, allowed: only beside mode = "hot"; for "log" ` +
+          "all of the log is kept",
       });
     }
     if (service.determinism === "faketime" && service.run === undefined) {
@@ -946,6 +959,7 @@ function toConfig(document: Document, file: string): Config {
       lagBytes: s.lag_bytes,
       lagTimeMs: s.lag_time / 1000,
       logLimitBytes: s.log_limit,
+      rejoinLimitBytes: s.rejoin_limit,
       log: { store: s.log.store, limitBytes: s.log.limit, full: s.log.full },
       memoryBytes: s.memory,
       maxConnections: s.max_connections,

@@ -99,9 +99,9 @@ export interface CoreExports {
    * more in this message. 1 when more remain.
    */
   tellAgain(below: number, octets: number): number;
-  /** Log mode: 1 while connections are to be told to a standby that came later, with `tellAgain(0, ...)`. */
+  /** 1 while connections are to be told to a standby that came later, with `tellAgain(0, ...)`. */
   bringing(): number;
-  /** Log mode: connections of which the standby has a part only. */
+  /** Connections of which the standby has a part only. */
   joining(): number;
   /** Log mode: the disk has stored all that `tellAgain()` told. */
   endJoining(): void;
@@ -130,6 +130,8 @@ export interface CoreExports {
    * client whose log is full is slowed, else it goes on unprotected.
    */
   setLogMode(holds: number): void;
+  /** Hot mode: octets of a client's stream that are kept for a standby that comes later; 0 for none. */
+  setKeep(octets: number): void;
   /** Log mode: ends of our server wait until `confirmEnds()` or `detach()`. */
   endsHeld(): number;
   /** Log mode: our server lives; ends that came before the last probe's answer are told. */
@@ -277,7 +279,8 @@ export const REASONS = [
   "a server that was played the log answered otherwise than the one before it",
   "the standby's server hangs",
   "the disk takes no more of the log (log.store)",
-  "its log is on the way to the standby, which came later",
+  "the standby came later and is being brought to where it is",
+  "more was said than is kept for a standby that comes later (rejoin_limit)",
 ] as const;
 
 /** Record fields in the order of `fieldOffset()` in core/mod.ts. */

@@ -146,6 +146,7 @@ class Daemon implements DaemonApi {
         commit: service.commit,
         divergence: service.divergence,
         logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
+        rejoinLimit: service.rejoinLimitBytes,
         memoryMiB: Math.ceil(service.memoryBytes / (1 << 20)),
         capacity: service.maxConnections,
         refuseUnprotectable: service.unprotectable === "refuse",

@@ -1102,7 +1102,7 @@ class DataLoop {
   }
 }
 
-/** Log mode: the standby has room for more of what it has missed. */
+/** The standby has room for more of what it has missed. */
 function isBringing({ core, channel, replica }: Service): boolean {
   return channel !== null && channel.open && !channel.hasBacklog && !channel.isCongested &&
     replica.role === "primary" && core.wasm.bringing() !== 0;

@@ -80,8 +80,10 @@ export const enum Reason {
   StandbyHangs,
   /** Log mode: the disk that kept what its client has said takes no more. */
   StoreLost,
-  /** Log mode: a standby that came later is being told all of it (segment/telling.ts). */
+  /** A standby that came later is being told all of it, and its server to come as far (segment/telling.ts). */
   Joining,
+  /** Hot mode: more was said than is kept for a standby that comes later. */
+  NotKept,
 }
 
 export const enum Flag {
@@ -104,6 +106,10 @@ export const enum Flag {
   ClientReset = 4096,
   /** A report of rcvNxt and the log's edge is due (standby to primary). */
   Report = 8192,
+  /** Hot mode: the input log holds the client's stream from its first octet, for a standby that comes later. */
+  Kept = 32768,
+  /** Standby: all there was to tell of it when we came was told. */
+  Brought = 65536,
   /** The client's window or timestamp changed: worth an ACK to the local kernel. */
   WindowMoved = 131072,
   ServerReset = 262144,
@@ -286,6 +292,11 @@ export function indexOf(c: Connection): u32 {
 /** True when all of `flag` is set. */
 export function has(c: Connection, flag: u32): bool {
   return (c.flags & flag) == flag;
+}
+
+/** True when another server could be played the client's stream from our input log. */
+export function isStored(c: Connection): bool {
+  return (c.flags & (Flag.Logged | Flag.Kept)) != 0;
 }
 
 /** True when the standby has a record of it and is to hear of its end. */

@@ -13,9 +13,20 @@
 import { LINGER_MS } from "../limits";
 import { count, Counter, state } from "../state";
 import { after } from "../wire/bytes";
-import { at, Connection, Flag, has, indexOf, isAccepted, Leg, Phase, Reason } from "./connection";
+import {
+  at,
+  Connection,
+  Flag,
+  has,
+  indexOf,
+  isAccepted,
+  isBeingTold,
+  Leg,
+  Phase,
+  Reason,
+} from "./connection";
 import { insert, remove } from "./table";
-import { Chain, clear } from "../stream/chain";
+import { Chain, clear, trim } from "../stream/chain";
 import { clearRanges } from "../stream/ranges";
 import { RECORD_SIZE } from "./connection";
 import { CloseHow, writeClose } from "../records";
@@ -104,8 +115,29 @@ export function release(c: Connection): void {
   s.recordsUsed--;
 }
 
+/** Hot mode: no standby that comes later can be played this connection any more. */
+export function stopKeeping(c: Connection): void {
+  if (!has(c, Flag.Kept)) return;
+  if (isBeingTold(c) && has(c, Flag.Hot)) {
+    writeClose(c, CloseHow.Dropped, 0);
+    goAlone(c, Reason.NotKept);
+  }
+  c.flags &= ~(<u32> Flag.Kept);
+  if (has(c, Flag.Fed)) trim(inputLog(c), c.legAck);
+  else clear(inputLog(c));
+  if ((c.flags & (Flag.Hot | Flag.Fed)) == 0) clearRanges(c);
+  if ((c.flags & (Flag.Hot | Flag.Fed | Flag.Unproven)) == 0) c.flags &= ~(<u32> Flag.Digested);
+}
+
+/** Whether octets up to `end` are more than is kept of a connection. */
+export function isPastKept(c: Connection, end: u32): bool {
+  const s = state();
+  return after(end, c.irs + 1 + s.keepLimit) || s.blocksFree < s.blockCount >>> 1;
+}
+
 /** Both sides have finished: nobody is played this connection again. */
 export function dropLog(c: Connection): void {
+  stopKeeping(c);
   // A feeder that is still behind goes on for as long as the record lingers.
   if (!has(c, Flag.Logged) || (has(c, Flag.Fed) && isAccepted(c))) return;
   clear(inputLog(c));
@@ -131,7 +163,7 @@ export function unprotect(c: Connection, reason: Reason): void {
   }
   c.flags &= ~(<u32> Flag.Hot);
   // Nobody compares any more; what has to be before the client hears it still has to.
-  if ((c.flags & (Flag.Unproven | Flag.Logged)) == 0) c.flags &= ~(<u32> Flag.Digested);
+  if ((c.flags & (Flag.Unproven | Flag.Logged | Flag.Kept)) == 0) c.flags &= ~(<u32> Flag.Digested);
   if (c.flags & WAITING) markPump(c);
 }
 

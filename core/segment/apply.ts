@@ -40,6 +40,7 @@ import { absorb } from "./feeder";
 import { readUpTo } from "./lag";
 import { fromClient } from "./client";
 import { resetServer } from "./output";
+import { noteBrought } from "./telling";
 
 /** Applies a whole body. Returns 0, or 1 + the offset of the first record that is not well formed. */
 export function applyBody(body: usize, length: u32): u32 {
@@ -200,7 +201,7 @@ function applyOpen(record: usize, asks: bool): void {
   if (s.logMode) {
     c.flags |= Flag.Logged;
     c.reason = Reason.None;
-  }
+  } else if (s.keepLimit && !asks) c.flags |= Flag.Kept;
   count(Counter.Opened);
   markPump(c);
 }
@@ -212,10 +213,12 @@ function applyAgain(record: usize): void {
   c.cliAck = load<u32>(record, 64);
   c.sndShown = load<u32>(record, 68);
   c.outShown = load<u64>(record, 72);
-  c.sndNxt = c.sndShown;
   c.peerSnd = c.sndShown;
-  c.parkBase = c.sndShown;
-  c.parkEnd = c.sndShown;
+  if (has(c, Flag.Logged)) {
+    c.sndNxt = c.sndShown;
+    c.parkBase = c.sndShown;
+    c.parkEnd = c.sndShown;
+  }
   takeTold(c, load<u32>(record, 80), load<u64>(record, 84));
   c.reason = Reason.Joining;
 }
@@ -261,14 +264,11 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   c.outShown += <u64> (shown - c.sndShown);
   c.sndShown = shown;
   if ((flags & 1) != 0 && c.phase == Phase.Half) c.phase = Phase.Open;
-  if ((flags & 16) != 0 && c.reason == Reason.Joining) {
-    c.reason = Reason.None;
-    markDirty(c);
-  }
   // Said anew each time: an end that was alone for long may be agreed on after all.
   if (flags & 4) c.flags |= Flag.PeerGone;
   else c.flags &= ~(<u32> Flag.PeerGone);
   if (flags & 8) noteTold(c, load<u32>(record, 40), load<u64>(record, 44));
+  if ((flags & 16) != 0 && c.reason == Reason.Joining && !has(c, Flag.Brought)) noteBrought(c);
   c.peerRead = load<u32>(record, 52);
   notePeerOutput(c, load<u32>(record, 40), (flags & 2) != 0);
   markPump(c);

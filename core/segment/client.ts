@@ -43,17 +43,29 @@ import {
   View,
   view,
 } from "../wire/packet";
-import { at, Connection, Flag, has, isTold, Leg, Phase, Reason } from "../flow/connection";
+import {
+  at,
+  Connection,
+  Flag,
+  has,
+  isStored,
+  isTold,
+  Leg,
+  Phase,
+  Reason,
+} from "../flow/connection";
 import {
   checkClosed,
   dropLog,
   freeIndex,
   inputLog,
+  isPastKept,
   markDirty,
   markPump,
   occupy,
   release,
   startTimer,
+  stopKeeping,
   unprotect,
 } from "../flow/lifecycle";
 import { find } from "../flow/table";
@@ -264,7 +276,7 @@ function known(c: Connection, v: View): void {
     c.cliTsNew = later(c.cliTsNew, tsVal(v));
   }
   if (v.payloadLength || (v.flags & FIN) != 0) {
-    if (hot || fed || has(c, Flag.Logged)) {
+    if (hot || fed || isStored(c)) {
       if (!stale && c.phase >= Phase.Half && !isBelievable(c, v)) {
         // The kernel would answer with an ACK and drop it (RFC 5961 section 5.2, RFC 7323 section 5):
         // so do we, because an octet it refuses must not reach the standby's server either.
@@ -400,7 +412,14 @@ function takeOctets(c: Connection, v: View, end: u32, hot: bool, fed: bool): boo
     stopLogging(c, Reason.LogFull);
     return true;
   }
-  const fresh = cover(c, v.seq, end, v.payload, logged ? inputLog(c) : null);
+  if (has(c, Flag.Kept) && isPastKept(c, end)) {
+    stopKeeping(c);
+    if (!has(c, Flag.Hot)) {
+      if (fin) noteClientFin(c, end);
+      return true;
+    }
+  }
+  const fresh = cover(c, v.seq, end, v.payload, isStored(c) ? inputLog(c) : null);
   if (fresh < 0) {
     stopLogging(c, fresh == COVER_NO_MEMORY ? Reason.LogMemory : Reason.TooManyRanges);
     return true;
@@ -429,6 +448,7 @@ function stopLogging(c: Connection, reason: Reason): void {
     count(Counter.Unprotected);
   }
   unprotect(c, reason);
+  stopKeeping(c);
 }
 
 function onSyn(c: Connection, v: View): void {

@@ -225,6 +225,11 @@ export function noteHeard(c: Connection): void {
 /** The servers differ before `seq`, or ours will never come there. */
 function diverge(c: Connection, seq: u32): void {
   const s = state();
+  if (c.reason == Reason.Joining && s.role == Role.Standby) {
+    // Its own past is what this server does not repeat; nobody has relied on it yet.
+    failLeg(c, Reason.ReplayDiffers);
+    return;
+  }
   count(Counter.Diverged);
   if (s.role == Role.Standby) {
     failLeg(c, Reason.Diverged, seq);
@@ -335,6 +340,7 @@ export function resetClient(c: Connection): void {
   noteFinding(Finding.DivergedReset, c, x.toldAt, x.sameAt, state().now);
   if (isTold(c)) writeClose(c, CloseHow.ServerReset, 0);
   if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) resetServer(c);
+  c.flags &= ~(<u32> Flag.Kept);
   clear(inputLog(c));
   clear(parkedFlight(c));
   clearRanges(c);

@@ -62,11 +62,11 @@ export function outputEnd(c: Connection): u32 {
 }
 
 /**
- * True when the standby has the connection too, so that its server's end says something of ours; in log
- * mode, when another server could be played the connection.
+ * True when the standby has the connection too, and its server is as far, so that its end says something
+ * of ours; in log mode, when another server could be played the connection.
  */
 export function isFollowed(c: Connection): bool {
-  return (c.flags & (Flag.Logged | Flag.Hot)) != 0;
+  return has(c, Flag.Logged) || (has(c, Flag.Hot) && c.reason != Reason.Joining);
 }
 
 /**
@@ -128,6 +128,10 @@ export function checkPeerEnd(c: Connection): void {
 }
 
 function losePeer(c: Connection): void {
+  if (c.reason == Reason.Joining) {
+    abandon(c, Reason.ReplayDiffers);
+    return;
+  }
   noteFinding(Finding.TheirsEnded, c, outputEnd(c), c.peerSnd, c.disputedAt);
   abandon(c, Reason.StandbyEnded);
 }

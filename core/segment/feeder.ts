@@ -38,15 +38,17 @@ import {
 import { count, Counter, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, FIN, PSH } from "../wire/packet";
-import { Connection, Flag, has, indexOf, Leg, Phase, Reason } from "../flow/connection";
+import { Connection, Flag, has, indexOf, isStored, Leg, Phase, Reason } from "../flow/connection";
 import {
   checkClosed,
   inputLog,
+  isPastKept,
   markDirty,
   markPump,
   parkedFlight,
   release,
   startTimer,
+  stopKeeping,
   stopTimer,
   unprotect,
 } from "../flow/lifecycle";
@@ -56,6 +58,7 @@ import { CloseHow, writeClose, writeDiverged, writeFail } from "../records";
 import { checkUnproven, digestParked, provenEnd, resetClient, unprovenAfter } from "./comparing";
 import { settleEnd } from "./ending";
 import { speakFor } from "./takeover";
+import { settleJoin } from "./telling";
 import {
   ackClient,
   APP,
@@ -81,6 +84,7 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
   if (c.leg >= Leg.SynAck && reason != Reason.StandbyReset) resetServer(c);
   c.leg = Leg.Dead;
   stopTimer(c);
+  c.flags &= ~(<u32> Flag.Kept);
   clear(inputLog(c));
   clear(parkedFlight(c));
   clearRanges(c);
@@ -108,6 +112,7 @@ export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: b
   if (c.leg >= Leg.Dead) return false;
   const end = seq + length;
   const logged = has(c, Flag.Logged);
+  if (has(c, Flag.Kept) && isPastKept(c, end)) stopKeeping(c);
   const isPast = logged ? isPastLog(c, end) : after(end, c.legAck + state().logLimit + 131072);
   if (length && isPast) {
     // What the log cannot hold, a client that is held may send again when it is no longer.
@@ -120,6 +125,7 @@ export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: b
   if (fresh < 0) {
     if (!logged && state().role == Role.Primary) {
       // The client will say it again. What came early must not keep the place that is needed before it.
+      stopKeeping(c);
       if (c.legAck == c.rcvNxt) {
         clearRanges(c);
         clear(inputLog(c));
@@ -148,7 +154,7 @@ export function noteClientFin(c: Connection, seq: u32): void {
 export function enterFed(c: Connection): void {
   c.flags |= Flag.Fed;
   c.tries = 0;
-  if (!has(c, Flag.Logged)) {
+  if (!isStored(c)) {
     // What came early passed to the kernel and not into the log, so it must come once more.
     clearRanges(c);
     c.logFrom = c.rcvNxt;
@@ -270,12 +276,16 @@ export function pump(c: Connection): void {
     if (has(c, Flag.Logged)) checkClosed(c);
     if (hasCaughtUp(c)) {
       c.flags &= ~(<u32> Flag.Fed);
-      if ((c.flags & (Flag.Hot | Flag.Logged)) == 0) c.flags &= ~(<u32> Flag.Digested);
-      if (!has(c, Flag.Logged)) clear(inputLog(c));
+      const mayBeCompared = (c.flags & (Flag.Hot | Flag.Logged | Flag.Kept)) != 0;
+      if (!mayBeCompared) c.flags &= ~(<u32> Flag.Digested);
+      if (!isStored(c)) clear(inputLog(c));
       clear(parkedFlight(c));
       if (c.phase < Phase.Closed) stopTimer(c);
     }
-  } else if (
+    return;
+  }
+  if (c.reason == Reason.Joining) settleJoin(c);
+  if (
     s.commitMode != 0 || <i32> (c.legAck + s.logLimit - c.edgeReported) >= <i32> (s.logLimit >>> 2)
   ) {
     markDirty(c);
@@ -345,7 +355,7 @@ export function onServerAck(c: Connection, ack: u32, edge: u32): void {
   c.legAck = ack;
   if (after(ack, c.legNxt)) c.legNxt = ack;
   c.tries = 0;
-  if (!has(c, Flag.Logged)) {
+  if (!isStored(c)) {
     if (ack == c.rcvNxt && !c.range) clear(inputLog(c));
     else trim(inputLog(c), ack);
   }

@@ -30,11 +30,14 @@
  * Once our server was found hanging, its other connections need to be behind for LAG_AGAIN_MS only.
  * It lives again when it moves where it stood still, or writes on a connection that began later.
  *
+ * A standby that came later is played what was said before (telling.ts): it may be far behind, but a
+ * server that writes and reads nothing for PROVE_MS, or falls back by more than BEHIND_MAX, is given up there.
+ *
  * Limits: LAG_SCAN_MAX records in one tick; a scan of more takes more ticks.
  */
-import { LAG_AGAIN_MS, LAG_SCAN_MAX, LAG_SCAN_MS } from "../limits";
+import { BEHIND_MAX, LAG_AGAIN_MS, LAG_SCAN_MAX, LAG_SCAN_MS, PROVE_MS } from "../limits";
 import { Role, state } from "../state";
-import { after } from "../wire/bytes";
+import { after, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
 import { inputLog, markDirty, parkedFlight, stopTimer, unprotect } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
@@ -42,6 +45,7 @@ import { writeHang } from "../records";
 import { clear } from "../stream/chain";
 import { clearRanges } from "../stream/ranges";
 import { isFollowed } from "./ending";
+import { failLeg } from "./feeder";
 import { clientSegmentSize, holdFree, resetServer } from "./output";
 
 /** About where our server has read the client's stream to. */
@@ -78,6 +82,12 @@ function look(c: Connection): void {
   if (primary && !isFollowed(c)) return;
   const wrote = c.sndNxt != c.scanSnd;
   const read = c.legEdge != c.scanEdge;
+  if (c.reason == Reason.Joining) {
+    c.scanSnd = c.sndNxt;
+    c.scanEdge = c.legEdge;
+    lookAtJoining(c, wrote || read);
+    return;
+  }
   if ((wrote && c.writeMs && primary) || (read && c.readMs)) noteLife();
   if (wrote || read) {
     s.oursMovedAt = s.now;
@@ -107,6 +117,13 @@ export function isDoubtful(sinceMs: u32, ours: bool): bool {
   const stands = ours ? s.oursMovedAt : s.theirsMovedAt;
   const moves = ours ? s.theirsMovedAt : s.oursMovedAt;
   return after(moves, from) && !after(stands, from);
+}
+
+/** Standby: one that is played a long past is behind, but has to go on and must not fall back for good. */
+function lookAtJoining(c: Connection, moves: bool): void {
+  c.writeMs = moves ? 0 : c.writeMs + state().scanMs;
+  const behind = <i32> (later(c.cliAck, c.sndShown) - c.sndNxt);
+  if (c.writeMs >= PROVE_MS || behind > BEHIND_MAX) failLeg(c, Reason.LegStalled);
 }
 
 /** How long a server has stood still by now, or has been on its way to the mark. */
@@ -170,6 +187,7 @@ function judge(c: Connection, primary: bool): void {
   if (!writes || stoodMs < s.lagMs) c.writeMs = 0;
   writeHang(c, ours, stoodMs, !writes);
   c.leg = Leg.Hung;
+  c.flags &= ~(<u32> Flag.Kept);
   stopTimer(c);
   clear(inputLog(c));
   clear(parkedFlight(c));

@@ -30,7 +30,18 @@ import {
   View,
   view,
 } from "../wire/packet";
-import { at, Connection, Flag, has, indexOf, isTold, Leg, Phase, Reason } from "../flow/connection";
+import {
+  at,
+  Connection,
+  Flag,
+  has,
+  indexOf,
+  isStored,
+  isTold,
+  Leg,
+  Phase,
+  Reason,
+} from "../flow/connection";
 import {
   ackSoon,
   checkClosed,
@@ -104,7 +115,7 @@ export function fromServer(packet: usize, length: u32): void {
     return;
   }
   const c = at(index - 1);
-  if (has(c, Flag.Logged | Flag.Fed) && isLeftOver(c, v)) {
+  if (has(c, Flag.Fed) && isLeftOver(c, v)) {
     if ((v.flags & RST) == 0) resetStranger(v);
     return;
   }
@@ -118,10 +129,13 @@ export function fromServer(packet: usize, length: u32): void {
   } else if (primary && !has(c, Flag.Fed)) toClient(v.at, v.length);
 }
 
-/** Whether a socket says it that a server before ours has left behind. */
+/**
+ * Whether a socket says it that a server before ours has left behind: in log mode, or in answer to our SYN,
+ * which its kernel takes no new connection from until that socket is gone (RFC 9293 section 3.5.1).
+ */
 function isLeftOver(c: Connection, v: View): bool {
-  if (c.leg == Leg.None || c.leg == Leg.Dead) return true;
-  return c.leg == Leg.SynSent && (v.flags & (SYN | RST)) == 0;
+  if (c.leg == Leg.SynSent) return (v.flags & (SYN | RST)) == 0;
+  return has(c, Flag.Logged) && (c.leg == Leg.None || c.leg == Leg.Dead);
 }
 
 function onSynAck(c: Connection, v: View, primary: bool): void {
@@ -199,6 +213,7 @@ function learnClientSpace(c: Connection, v: View): void {
     return;
   }
   if (s.logMode) c.flags |= Flag.Logged;
+  else if (s.keepLimit) c.flags |= Flag.Kept;
   if (s.standbyReady && writeOpen(c, false)) {
     c.flags |= Flag.Hot;
     // A standby that runs no server has nothing to wait for.
@@ -208,8 +223,8 @@ function learnClientSpace(c: Connection, v: View): void {
     startComparing(c);
   } else {
     unprotect(c, Reason.NoStandby);
-    if (s.logMode) startComparing(c);
-    else count(Counter.Unprotected);
+    if (isStored(c)) startComparing(c);
+    if (!s.logMode) count(Counter.Unprotected);
   }
   toClient(v.at, v.length);
 }
@@ -268,7 +283,7 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
   if (primary && c.phase == Phase.Half) sendSynAck(c);
   markPump(c);
   if (!primary) {
-    c.reason = Reason.None;
+    if (c.reason == Reason.Pending) c.reason = Reason.None;
     markDirty(c);
   }
 }
@@ -347,7 +362,7 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     wake(c, end, v.ack, v.ack + (v.window << c.legWs), fin);
     return;
   }
-  if (!fed && !hot && !has(c, Flag.Logged)) c.rcvNxt = later(c.rcvNxt, v.ack);
+  if (!fed && !hot && !isStored(c)) c.rcvNxt = later(c.rcvNxt, v.ack);
   onServerAck(c, v.ack, v.ack + (v.window << c.legWs));
   if (v.tsAt) {
     const value = tsVal(v);

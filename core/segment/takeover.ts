@@ -93,7 +93,7 @@ export function promote(staying: Staying): u32 {
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free || has(c, Flag.Diverged)) continue;
-    const lost = has(c, Flag.Logged) ? c.reason == Reason.Joining : c.leg == Leg.None;
+    const lost = c.reason == Reason.Joining || (!has(c, Flag.Logged) && c.leg == Leg.None);
     if (c.leg >= Leg.Dead || lost) {
       // Our server never had it or lost it: the client's next segment is answered with a RST.
       release(c);
@@ -240,7 +240,7 @@ export function demote(): void {
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free) continue;
-    if (!has(c, Flag.Hot)) {
+    if (!has(c, Flag.Hot) || c.reason == Reason.Joining) {
       // Unknown to the new primary: its end here is explicit, not a zombie.
       if (c.leg >= Leg.SynAck && c.phase < Phase.Closed) resetServer(c);
       release(c);
@@ -304,7 +304,7 @@ export function oldestTold(): u32 {
   return oldest;
 }
 
-/** A standby is there; connections that begin from now on are protected, in log mode older ones soon too. */
+/** A standby is there; connections that begin from now on are protected, and older ones soon too. */
 export function standbyJoined(peerLogLimit: u32): void {
   const s = state();
   s.peerLogLimit = peerLogLimit;

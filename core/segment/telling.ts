@@ -1,5 +1,5 @@
 /**
- * telling.ts - log mode: telling of a connection once more, from its first octet
+ * telling.ts - telling of a connection once more, from its first octet
  *
  * Theory of operation
  * A standby that comes when connections live already (a repaired host, say) is told of each of them, in the
@@ -7,6 +7,12 @@
  * messages of new traffic, then its progress. Its new octets go to the standby too from the OPEN on. It is
  * Joining until the standby confirms the progress after the last piece; one that becomes primary before it
  * has that lets it go (takeover.ts), as its client will not say the missing octets again.
+ *
+ * In hot mode the standby's server is played the log by the feeder, as it would have been from the first. It
+ * has to come as far as the primary had told when all was told, and to write the same; only then the
+ * standby confirms. Servers are not judged by such a connection before that. What a client has said is
+ * kept for this as far as `rejoin_limit` goes (Kept), at both hosts; of whom more was said, or who was sent
+ * more than AHEAD_MAX, stays unprotected.
  *
  * Telling again, to a log on disk:
  * A log on disk can only be cut off at its old end, so one connection that lives for long would keep all
@@ -20,23 +26,50 @@
  *
  * Limits: one record at a time, in their order; PIECE octets of it in one DATA.
  */
-import { BODY_SIZE } from "../limits";
-import { state } from "../state";
+import { AHEAD_MAX, BODY_SIZE } from "../limits";
+import { Divergence, state } from "../state";
 import { after, before } from "../wire/bytes";
-import { at, Connection, Flag, has, isBeingTold, Phase, Reason } from "../flow/connection";
+import {
+  at,
+  Connection,
+  Flag,
+  has,
+  isAccepted,
+  isBeingTold,
+  isStored,
+  Phase,
+  Reason,
+} from "../flow/connection";
+import { comparisonOf } from "../flow/comparison";
 import { markDirty } from "../flow/lifecycle";
 import { DATA_HEAD, writeAgain, writeLogged } from "../records";
 import { node } from "../stream/ranges";
+import { shownOctets } from "./recovery";
 
 const PIECE: u32 = 65536;
 /** Room for an OPEN and for a piece that is worth its head. */
 const ROOM_MIN: u32 = 512;
 
 function isDue(c: Connection, below: u32): bool {
-  if (c.phase < Phase.Half || c.phase >= Phase.Closed || !has(c, Flag.Logged)) return false;
+  if (c.phase < Phase.Half || c.phase >= Phase.Closed || !isStored(c)) return false;
   if (has(c, Flag.Hot)) return c.toldIn < below || isBeingTold(c);
+  return state().bringing != 0 && canBeBrought(c);
+}
+
+function canBeBrought(c: Connection): bool {
   // One that is longer than the standby's log may be stays unprotected.
-  return state().bringing != 0 && !isPastPeer(c);
+  if (has(c, Flag.Logged)) return !isPastPeer(c);
+  const ends = Flag.ResetHeld | Flag.Diverged;
+  if (!isAccepted(c) || (c.flags & ends) != 0 || c.reason == Reason.Diverged) return false;
+  const isCompared = has(c, Flag.Digested) || state().divergence == Divergence.Ignore;
+  return isCompared && shownOctets(c) <= AHEAD_MAX;
+}
+
+/** Hot mode: says why one that lost its standby, or never had one, stays unprotected. */
+function noteNotKept(c: Connection): void {
+  const s = state();
+  const isLost = c.reason == Reason.NoStandby || c.reason == Reason.StandbyLost;
+  if (s.bringing && !s.logMode && c.phase != Phase.Free && isLost) c.reason = Reason.NotKept;
 }
 
 function isJoining(c: Connection): bool {
@@ -50,7 +83,7 @@ function isPastPeer(c: Connection): bool {
 /** A standby is there that has none of the connections: those that are logged are to be told of. */
 export function startBringing(): void {
   const s = state();
-  s.bringing = s.logMode;
+  s.bringing = s.logMode != 0 || s.keepLimit != 0 ? 1 : 0;
   s.tellNext = 0;
   s.telling = 0;
 }
@@ -99,7 +132,10 @@ export function tellAgain(below: u32, octets: u32): bool {
       s.telling = 0;
       continue;
     }
-    if (!isDue(c, below)) continue;
+    if (!isDue(c, below)) {
+      noteNotKept(c);
+      continue;
+    }
     if (!s.telling) {
       if (s.bodyUsed + ROOM_MIN > stop || !writeAgain(c)) return true;
       s.telling = 1;
@@ -124,6 +160,32 @@ function follow(c: Connection): void {
   c.reason = Reason.Joining;
   c.peerNxt = c.irs + 1;
   c.peerEdge = c.irs + 1 + state().peerLogLimit;
+  // Its server has yet to say anything.
+  c.flags &= ~(<u32> (Flag.PeerFin | Flag.PeerGone));
+  c.peerSnd = c.iss + 1;
+  c.peerRead = c.irs + 1;
+  comparisonOf(c).peerSame = c.iss + 1;
+}
+
+/** Standby: what was to be told of a connection has been told. */
+export function noteBrought(c: Connection): void {
+  c.flags |= Flag.Brought;
+  // Up to here its server has to come; not needed for anything else before we are primary.
+  c.saidMost = has(c, Flag.Digested) ? comparisonOf(c).toldAt : c.sndShown;
+  if (has(c, Flag.Logged)) settleJoin(c);
+}
+
+/** Standby: a connection that was brought counts as ours from the octet on where both servers agree. */
+export function settleJoin(c: Connection): void {
+  if (!has(c, Flag.Brought)) return;
+  if (!has(c, Flag.Logged)) {
+    const end = has(c, Flag.Digested) ? comparisonOf(c).sameAt : c.sndNxt;
+    if (!isAccepted(c) || before(end, c.saidMost)) return;
+  }
+  c.reason = Reason.None;
+  c.writeMs = 0;
+  c.readMs = 0;
+  markDirty(c);
 }
 
 /** Tells what is left of a log, as far as it fits; false when more remains. */

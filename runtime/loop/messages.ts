@@ -59,6 +59,8 @@ export interface LoopServiceOptions {
   divergence: "reset" | "unprotect" | "ignore";
   /** Input log of one connection, octets. */
   logLimit: number;
+  /** Hot mode: what is kept of a client's stream for a standby that comes later, octets. */
+  rejoinLimit: number;
   /** Memory of its packet core, MiB. */
   memoryMiB: number;
   /** Connections that are followed at one time. */

@@ -172,6 +172,7 @@ export class Service {
     this.judge = new Judge(loop.node, loop.peer?.name ?? null);
     wasm.setJudgement(options.finWaitMs);
     if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
+    if (options.log === null && loop.peer !== null) wasm.setKeep(options.rejoinLimit);
     // In log mode there is one server, and nothing to compare it with.
     wasm.setLag(options.lagBytes, options.log === null ? options.lagTimeMs : 0);
     wasm.setMssMax(this.mssFor(options.mtu));

@@ -314,6 +314,15 @@ export class Site {
     });
   }
 
+  /** The same where only the primary needs to have a server (log mode); returns the primary. */
+  async waitCovered(): Promise<HostName> {
+    await this.waitPrimary(await this.primary());
+    return await until(async () => {
+      const primary = await this.primary();
+      return (await this.service(primary)).protected ? primary : undefined;
+    }, { what: "the service to be protected", timeoutMs: READY_TIMEOUT_MS });
+  }
+
   /** Moves the service away from a host with `holdfast switch`. */
   async switchService(from: HostName): Promise<void> {
     const [program, ...args] = holdfastCommand(

@@ -69,6 +69,8 @@ const FIN_WAIT_MS = 2000;
 const PROBE_EVERY_MS = 50;
 const MTU = 1500;
 const LOG_LIMIT = 1 << 18;
+const REJOIN_LIMIT = 1 << 18;
+const TELL_OCTETS = 128 << 10;
 const CAPACITY = 64;
 const MEMORY_MIB = 48;
 /** Packets a TUN's queue keeps (txqueuelen); it drops what comes after. */
@@ -128,6 +130,8 @@ export interface Surroundings {
   reached(host: SimHost, step: TakeoverStep): void;
   /** Its core gave up what it knows, or what it protects, all or of some ports: see `why`. */
   unprotected(host: SimHost, why: string, ports?: number[]): void;
+  /** Its standby, which came later, has the connections of these ports by now. */
+  brought(host: SimHost, ports: number[]): void;
   /** It has stored an epoch. */
   stored(host: SimHost, epoch: number): void;
   /** For the trace. */
@@ -215,6 +219,10 @@ export class SimHost {
   #rival: string | null = null;
   #relayUntilMs: number | null = null;
   #isMute = false;
+  /** Connections that the standby was being brought when we looked last. */
+  #joining = 0;
+  /** Until when a switch that was asked for may wait for those. */
+  #wantedUntilMs: number | null = null;
   /** Octets of the core's inbox that this pass has filled. */
   #inboxUsed = 0;
   #pass: Generator<string, void> | null = null;
@@ -255,6 +263,7 @@ export class SimHost {
       logLimit: LOG_LIMIT,
       refuseUnprotectable: false,
     });
+    this.core.wasm.setKeep(REJOIN_LIMIT);
     this.core.wasm.setBase(0, 0);
     this.core.wasm.setMssMax(MTU - 40);
     const nowMs = this.clock();
@@ -286,6 +295,8 @@ export class SimHost {
     this.#probe = null;
     this.#rival = null;
     this.#isMute = false;
+    this.#joining = 0;
+    this.#wantedUntilMs = null;
     this.#bornMs = nowMs;
     this.#around.plan(this, 0);
   }
@@ -355,11 +366,24 @@ export class SimHost {
     this.command((nowMs) => {
       const { replica } = this;
       if (replica.role !== "primary" || !replica.ready || !this.#peerReady) return [];
-      if (this.switching !== null) return [];
-      const effects = replica.requestSwitch(nowMs);
-      if (effects.length > 0) this.#beginSwitch({ isAsked: true, reason: "switch" }, nowMs);
-      return effects;
+      if (this.switching !== null || this.#wantedUntilMs !== null) return [];
+      this.#wantedUntilMs = nowMs + SWITCH_MS;
+      return this.#continueSwitch(nowMs);
     });
+  }
+
+  /** #continueSwitch(). */
+  #continueSwitch(nowMs: number): Effect[] {
+    const { core: { wasm }, replica } = this;
+    if (this.#wantedUntilMs === null) return [];
+    const isBehind = wasm.bringing() !== 0 || wasm.joining() > 0;
+    const isReady = replica.role === "primary" && replica.ready;
+    if (isBehind && isReady && nowMs < this.#wantedUntilMs) return [];
+    this.#wantedUntilMs = null;
+    if (!isReady || isBehind) return [];
+    const effects = replica.requestSwitch(nowMs);
+    if (effects.length > 0) this.#beginSwitch({ isAsked: true, reason: "switch" }, nowMs);
+    return effects;
   }
 
   /** Goes on with the pass under way, or begins one; the name of the step reached, or null at its end. */
@@ -713,8 +737,21 @@ export class SimHost {
     this.#sendMessage(nowMs);
     yield "sent";
     yield* this.#write(count);
+    this.#noteBrought();
     this.#judgeFindings(nowMs);
     if (this.switching?.phase === "drain") yield* this.#drain(this.switching, nowMs);
+  }
+
+  /** Connections that the standby has been brought are to survive again. */
+  #noteBrought(): void {
+    const joining = this.core.wasm.joining();
+    if (joining < this.#joining && this.replica.role === "primary") {
+      const kept = this.records().filter(({ field }) =>
+        field("reason") === 0 && (field("flags") & RecordFlag.hot) !== 0
+      );
+      this.#around.brought(this, kept.map(({ port }) => port));
+    }
+    this.#joining = joining;
   }
 
   #coreMs(nowMs: number): number {
@@ -739,11 +776,14 @@ export class SimHost {
     const { channel, replica } = this;
     const { wasm, bytes } = this.core;
     const ackDue = wasm.takeAckDue() !== 0;
-    const bodyLength = wasm.bodyLength();
     if (channel === null || !channel.open) {
-      if (bodyLength > 0) wasm.sealed();
+      if (wasm.bodyLength() > 0) wasm.sealed();
       return;
     }
+    if (replica.role === "primary" && wasm.bringing() !== 0 && channel.backlogOctets === 0) {
+      wasm.tellAgain(0, TELL_OCTETS);
+    }
+    const bodyLength = wasm.bodyLength();
     const { epoch } = replica;
     const committed = channel.applied;
     if (bodyLength > 0) {
@@ -800,6 +840,7 @@ export class SimHost {
     }
     yield* this.#perform(replica.handleTime(nowMs), nowMs);
     yield* this.#continueProbe(nowMs);
+    yield* this.#perform(this.#continueSwitch(nowMs), nowMs);
     while (this.#announceAtMs.length > 0 && this.#announceAtMs[0] <= nowMs) {
       this.#announceAtMs.shift();
       if (this.#maySpeak()) this.#around.announce(this);

@@ -280,6 +280,13 @@ export class World implements Surroundings, Path, Scene {
     }
   }
 
+  brought(_host: SimHost, ports: number[]): void {
+    for (const port of ports) {
+      const client = this.clients.get(port);
+      if (client?.excuse != null && /since it began/.test(client.excuse)) client.excuse = null;
+    }
+  }
+
   // Between the replicas --------------------------------------------------------------------------
 
   isCut(from: string, to: string, link?: number): boolean {

@@ -102,6 +102,7 @@ const FULL_CONFIG: Config = {
     lagBytes: 4 << 20,
     lagTimeMs: 2000,
     logLimitBytes: 8 << 20,
+    rejoinLimitBytes: 64 << 10,
     log: { store: "memory", limitBytes: 64 << 20, full: "unprotect" },
     memoryBytes: 256 << 20,
     maxConnections: 65536,
@@ -357,6 +358,7 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alon
     ['mode = "log"\ncommit = "ack"\nlog = { store = "disk" }', /log\.store: .* commit = "ack", /],
     ["log = {}", /log: found a table, allowed: only beside mode = "log"/],
     ['mode = "log"\nlog_limit = "1MiB"', /log_limit: .* only beside mode = "hot"/],
+    ['mode = "log"\nrejoin_limit = "1MiB"', /rejoin_limit: .* only beside mode = "hot"/],
   ];
   for (const [lines, expected] of refused) match(problemsOf(text(lines)).join("\n"), expected);
   const disk = 'mode = "log"\nlog = { store = "disk" }';

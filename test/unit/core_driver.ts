@@ -80,6 +80,7 @@ export const Reason = {
   standbyHangs: 19,
   storeLost: 20,
   joining: 21,
+  notKept: 22,
 } as const;
 
 /** A packet that left. */

@@ -71,6 +71,8 @@ export interface ReplicasOptions {
   slowStart?: boolean;
   /** Octets of input kept for one connection. */
   logLimit?: number;
+  /** Hot mode: octets of each connection that are kept for a standby that comes later; default 0. */
+  keep?: number;
   /** What becomes of a packet on the clients' wire: copies that arrive, and after how many steps. */
   fate?: () => number[];
   /** First sequence number and timestamp of the next server's end. */
@@ -131,7 +133,7 @@ export class Replicas {
     return wasm.bringing() === 0 && wasm.joining() === 0;
   }
 
-  /** A new standby joins: connections that begin from now on are protected, in log mode older ones too. */
+  /** A new standby joins: connections that begin from now on are protected, and older ones that are kept. */
   join(): void {
     this.standby = this.#host();
     const { driver } = this.standby;
@@ -348,6 +350,7 @@ export class Replicas {
       logLimit: this.#logLimit,
     });
     if (log !== undefined) driver.core.wasm.setLogMode(log.holds ? 1 : 0);
+    driver.core.wasm.setKeep(this.#options.keep ?? 0);
     const fresh = { applied: 0, lag: 0, down: false };
     return { driver, servers: new Map(), inbox: [], answers: [], ...fresh };
   }

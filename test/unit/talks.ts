@@ -118,6 +118,7 @@ export function randomOptions(random: Random): ReplicasOptions {
     family: pick(random, [4, 6] as const),
     commit: pick(random, ["strict", "ack"] as const),
     logLimit: pick(random, [16384, 1 << 16, 1 << 18]),
+    keep: pick(random, [0, 3000, 1 << 20]),
     number: () => random.next() < 0.3 ? (random.integer(60000) - 50000) >>> 0 : random.seed(),
     scale: [pick(random, [0, 3, 7]), pick(random, [0, 7, 9])],
     fate: lossy ? () => fateOf(random) : undefined,

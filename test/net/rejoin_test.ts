@@ -1,0 +1,89 @@
+/**
+ * rejoin_test.ts - a host comes back, and connections that live are protected again
+ *
+ *   client ---- switch ---- host a     loses power, comes back, is told of every connection
+ *                    \----- host b     takes over, and loses power when host a has them all
+ *
+ * Claims, with connections that download, upload, echo and are idle:
+ *   hot and log mode    every octet right, no RST, one SYN, through the death of one host and of the other
+ *   hot, switch         and through a planned switch to the host that came back
+ *   rejoin_limit        of whom more was said is unprotected, which is listed, and is served as ever
+ */
+
+import assert from "node:assert/strict";
+import { traceTcp } from "./capture.ts";
+import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
+import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
+import { assertUnbroken } from "./verdict.ts";
+import { MIX } from "./workload.ts";
+
+/** Slow enough to outlast two deaths. */
+const WORKLOAD = {
+  connections: 100,
+  durationMs: 14_000,
+  silentMs: 12_000,
+  rate: 400_000,
+  /** A server that has lost a connection cannot be asked about it over another one. */
+  mix: MIX.filter((kind) => kind !== "server-fin"),
+};
+/** As much as any of them says, and room for all of it. */
+const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: "1GiB" };
+
+/** Waits until the standby has every connection that lives; how many those are. */
+async function waitBrought(site: Site, primary: HostName): Promise<number> {
+  return await until(async () => {
+    if (!(await site.service(primary)).protected) return undefined;
+    const all = await site.connections(primary);
+    const living = all.filter(({ state }) => state === "established" || state === "closing");
+    return living.every(({ reason }) => reason === null) ? living.length : undefined;
+  }, { what: "all connections to be known to the host that came back", timeoutMs: 10_000 });
+}
+
+/** One host loses power and comes back, then `last` happens to the other one. */
+async function outlive(
+  { random }: NetTestContext,
+  site: Site,
+  last: (site: Site, second: HostName) => Promise<unknown>,
+): Promise<void> {
+  const first = await site.waitCovered();
+  const second = site.other(first);
+  const capture = await site.startCapture();
+  const momentMs = Math.round(random.between(500, 3000));
+  console.log(`first crash after ${momentMs} ms`);
+  const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
+  await workload.go();
+  await sleep(momentMs);
+  const faultMs = await site.crash(first);
+  await site.waitPrimary(second);
+  await site.revive(first);
+  // The repaired host is told of every connection that lives, behind their traffic.
+  const brought = await waitBrought(site, second);
+  await last(site, second);
+  await workload.mustSucceed(90_000);
+  const dropped = await capture.stop();
+  assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence: true });
+  assert.ok(brought > 30, `only ${brought} connections were left when the second host ended`);
+  assert.equal((await site.service(first)).role, "primary");
+  await Deno.remove(capture.path);
+}
+
+for (const [mode, service] of Object.entries({ hot: HOT, log: { mode: "log" } })) {
+  const name = `100 connections outlive both hosts, one after the other (${mode} mode)`;
+  netTest(name, [], async (context) => {
+    await withSite(context, { run: mixedServer(), service }, async (site) => {
+      const rounds = repetitions(50, 0.02);
+      for (let round = 0; round < rounds; round++) {
+        console.log(`round ${round + 1} of ${rounds}`);
+        let dead: HostName = "a";
+        await outlive(context, site, (_, second) => site.crash(dead = second));
+        await site.revive(dead);
+      }
+    });
+  });
+}
+
+netTest("connections that were brought to a host move to it in a planned switch", [], async (c) => {
+  await withSite(c, { run: mixedServer(), service: HOT }, async (site) => {
+    await outlive(c, site, (_, second) => site.switchService(second));
+  });
+});
