@@ -7,7 +7,7 @@
  * Claims:
  *   no standby      connections work, the service says `protected: false`, each connection is
  *                   listed as unprotected with a reason (P8)
- *   later standby   what was opened before stays unprotected and works; what is opened from then on
+ *   later standby   what was opened before is protected too, as far as rejoin_limit goes; what is opened from then on
  *                   is protected and survives a crash of the primary
  *   server missing  the standby's daemon is there, its server is not: connections work and are listed
  *                   with that reason; one whose handshake the server still gets is hot from then on
@@ -51,30 +51,41 @@ netTest("without a standby connections work and are listed as unprotected", [], 
   });
 });
 
-netTest("a standby that comes later protects new connections", [], async (context) => {
-  await withSite(context, { run: mixedServer(), hosts: ["a"] }, async (site) => {
-    await site.waitPrimary("a");
-    const early = await site.startHeldConnection();
-    await until(async () => (await site.connections("a")).length === 1, {
-      what: "the early connection to be listed",
-      timeoutMs: 5000,
+for (const isKept of [true, false]) {
+  const what = isKept ? "all connections" : 'with rejoin_limit = "1B", new connections';
+  netTest(`a standby that comes later protects ${what}`, [], async (context) => {
+    const service = isKept ? {} : { rejoin_limit: "1B" };
+    await withSite(context, { run: mixedServer(), hosts: ["a"], service }, async (site) => {
+      await site.waitPrimary("a");
+      const early = await site.startHeldConnection();
+      await until(async () => (await site.connections("a")).length === 1, {
+        what: "the early connection to be listed",
+        timeoutMs: 5000,
+      });
+      await early.exchange();
+      await site.startDaemon("b");
+      await site.waitProtected();
+      await early.exchange();
+      const late = await site.startHeldConnection();
+      const hot = isKept ? 2 : 1;
+      const listed = await until(async () => {
+        const connections = await site.connections("a");
+        const isThere = connections.filter((c) => c.protection === "hot").length === hot;
+        return connections.length === 2 && isThere && connections;
+      }, { what: "the late connection to be hot", timeoutMs: 5000 });
+      const reasons = listed.map(({ reason }) => reason).filter((reason) => reason !== null);
+      if (isKept) assert.deepEqual(reasons, []);
+      else assert.match(reasons.join(), /^more was said than is kept .* \(rejoin_limit\)$/);
+      await site.crash("a");
+      await late.exchange();
+      await late.close();
+      if (isKept) {
+        await early.exchange();
+        await early.close();
+      } else await early.kill();
     });
-    await site.startDaemon("b");
-    await site.waitProtected();
-    await early.exchange();
-    const late = await site.startHeldConnection();
-    const listed = await until(async () => {
-      const connections = await site.connections("a");
-      return connections.length === 2 && connections.some((c) => c.protection === "hot") &&
-        connections;
-    }, { what: "the late connection to be hot", timeoutMs: 5000 });
-    assert.deepEqual(listed.map((c) => c.protection).toSorted(), ["hot", "unprotected"]);
-    await site.crash("a");
-    await late.exchange();
-    await late.close();
-    await early.kill();
   });
-});
+}
 
 netTest("a standby whose server is missing protects nothing yet", [], async (context) => {
   const go = `${context.directory}/go`;
