@@ -41,8 +41,8 @@ const EXCHANGES = {
   "Bulk 1 MB": { count: 1, octets: 1e6 },
   "Bulk 100 MB": { count: 1, octets: 1e8 },
 } as const;
-/** Octets that the client has sent when the server dies. */
-const LOGGED = [2 ** 10, 2 ** 15, 2 ** 20, 2 ** 25, 2 ** 28, 2 ** 30] as const;
+/** Octets that the client has sent when the server dies; a log holds 1 GiB, what frames them included. */
+const LOGGED = [2 ** 10, 2 ** 15, 2 ** 20, 2 ** 25, 2 ** 28, 2 ** 30 - 2 ** 20] as const;
 const QUICK_LOGGED_MAX = 2 ** 25;
 /** Silence that counts as no death where no host dies, milliseconds; no fewer than DETECT heartbeats. */
 const CALM_MS = 500;

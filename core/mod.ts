@@ -62,6 +62,7 @@ import { fromServer } from "./segment/server";
 import { noteLife, scanLag } from "./segment/lag";
 import { applyBody } from "./segment/apply";
 import {
+  forsake as forsakeAll,
   judgeEnds as judgeAllEnds,
   releaseEnds as releaseAllEnds,
   settleDisputes,
@@ -70,6 +71,7 @@ import { probe as ask } from "./segment/probe";
 import {
   endJoining as endAllJoining,
   joining as joiningOnes,
+  startBringing,
   tellAgain as tell,
 } from "./segment/telling";
 import {
@@ -412,12 +414,23 @@ export function oldestTold(): u32 {
   return oldestSegment();
 }
 
-/** Log mode: 1 while connections are to be told to a standby that came later, with `tellAgain(0, ...)`. */
+/** 1 while connections are to be told to a standby that came later, with `tellAgain(0, ...)`. */
 export function bringing(): u32 {
   return state().bringing;
 }
 
-/** Log mode: connections of which the standby has a part only. */
+/** Standby: our server's process has ended, and its connections with it. 1 when another pass is needed. */
+export function forsake(): u32 {
+  return forsakeAll() ? 1 : 0;
+}
+
+/** The standby's server works again: what it has lost is to be told once more. */
+export function bring(): void {
+  const s = state();
+  if (s.standbyReady && !s.bringing) startBringing();
+}
+
+/** Connections of which the standby has a part only. */
 export function joining(): u32 {
   return joiningOnes();
 }

@@ -101,6 +101,10 @@ export interface CoreExports {
   tellAgain(below: number, octets: number): number;
   /** 1 while connections are to be told to a standby that came later, with `tellAgain(0, ...)`. */
   bringing(): number;
+  /** Standby: our server's process has ended, and its connections with it. 1 when another pass is needed. */
+  forsake(): number;
+  /** The standby's server works again: what it has lost is to be told once more. */
+  bring(): void;
   /** Connections of which the standby has a part only. */
   joining(): number;
   /** Log mode: the disk has stored all that `tellAgain()` told. */

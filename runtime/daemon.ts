@@ -558,7 +558,8 @@ class Daemon implements DaemonApi {
     for (const { name, role, protected: ready } of services) {
       if (role !== "primary" || !ready) continue;
       try {
-        const result = await this.#ask<LoopSwitch>({ kind: "switch", service: name });
+        const command = { kind: "switch", service: name, isLeaving: true } as const;
+        const result = await this.#ask<LoopSwitch>(command);
         this.#log.info("handed over before stopping", { ...result });
         // What clients sent before they learnt of the new place is still passed on.
         await new Promise((resolve) => setTimeout(resolve, 150));

@@ -331,6 +331,7 @@ class DataLoop {
       if (novelty === "reborn" && service.replica.role === "standby") {
         this.#channels.close(service, "the peer has started again", nowMs);
       }
+      if (said.ready && !service.peerReady) service.core.wasm.bring();
       service.peerReady = said.ready;
       this.#perform(service, service.replica.handleBeat(said, { nowMs, echoedMs, token }), nowMs);
     }
@@ -453,6 +454,7 @@ class DataLoop {
       service.appReady = app === budget;
     }
     if (net > 0 || app > 0) busy = true;
+    if (service.isForsaken) service.isForsaken = wasm.forsake() !== 0;
     const count = wasm.run(net, app);
     this.#sendMessage(service, nowMs);
     this.#write(service, count);
@@ -776,7 +778,8 @@ class DataLoop {
 
   // Planned switch ------------------------------------------------------------------------------
 
-  #startSwitch(id: number, name: string, nowMs: number): void {
+  #startSwitch(command: LoopCommand & { kind: "switch" }, nowMs: number): void {
+    const { id, service: name, isLeaving = false } = command;
     const service = this.#services.find((s) => s.options.name === name);
     const refuse = (message: string) => post({ kind: "error", id, message });
     if (service === undefined) {
@@ -793,7 +796,7 @@ class DataLoop {
     if (service.switching !== null || service.wantedSwitch !== null) {
       return refuse(`Cannot switch ${name}: a switch is under way`);
     }
-    service.wantedSwitch = { id, untilMs: nowMs + SWITCH_MS };
+    service.wantedSwitch = { id, untilMs: nowMs + SWITCH_MS, isLeaving };
     this.#continueSwitch(service, nowMs);
   }
 
@@ -801,7 +804,7 @@ class DataLoop {
   #continueSwitch(service: Service, nowMs: number): void {
     const { core: { wasm }, options: { name }, replica, wantedSwitch } = service;
     if (wantedSwitch === null) return;
-    const { id, untilMs } = wantedSwitch;
+    const { id, untilMs, isLeaving } = wantedSwitch;
     const missing = wasm.joining();
     const isBehind = wasm.bringing() !== 0 || missing > 0;
     const isReady = replica.role === "primary" && replica.ready;
@@ -810,7 +813,7 @@ class DataLoop {
     const refuse = (why: string) =>
       post({ kind: "error", id, message: `Cannot switch ${name}: ${why}` });
     if (!isReady) return refuse("the standby was lost");
-    if (isBehind) {
+    if (isBehind && !isLeaving) {
       return refuse(`the standby lacks a part of ${missing} connections; see holdfast connections`);
     }
     const effects = replica.requestSwitch(nowMs);
@@ -906,6 +909,7 @@ class DataLoop {
       return;
     }
     service.appRuns = command.ended === null;
+    service.isForsaken = !service.appRuns && service.replica.role === "standby";
     if (command.ended === null) {
       service.core.wasm.noteAppStart();
       return;
@@ -997,6 +1001,8 @@ class DataLoop {
       if (service.channel === null) return;
     }
     wasm.demote();
+    // The connections of a process that has ended are nobody's here, whatever its kernel still says.
+    service.isForsaken = !service.appRuns;
     this.#wantServer(service, false, nowMs);
     wasm.relay(1);
     const { epoch } = switching;
@@ -1044,7 +1050,7 @@ class DataLoop {
           });
           break;
         case "switch":
-          this.#startSwitch(command.id, command.service, nowMs);
+          this.#startSwitch(command, nowMs);
           break;
         case "key":
           this.#handleKey(command);

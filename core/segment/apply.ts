@@ -67,6 +67,12 @@ function named(record: usize): Connection | null {
   return c;
 }
 
+/** True when nothing is known of a connection that is told again, or it was given up since. */
+function isUnknown(record: usize): bool {
+  const c = named(record);
+  return c === null || c.leg >= Leg.Dead;
+}
+
 /** Applies one record; returns its size, 0 when it is not well formed. */
 function apply(record: usize, left: u32): u32 {
   const s = state();
@@ -80,7 +86,7 @@ function apply(record: usize, left: u32): u32 {
       s.ackDue = 1;
       if (!standby) return size;
       if (!again) applyOpen(record, (flags & 1) != 0);
-      else if (named(record) === null) {
+      else if (isUnknown(record)) {
         applyOpen(record, false);
         applyAgain(record);
       }

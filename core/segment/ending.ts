@@ -32,11 +32,11 @@
  * Limits: `fin_wait` for each record, and two `lag_time` more while one of the servers seems to hang,
  * in a queue through the records; EXPIRED_MAX of them in one tick.
  */
-import { LINGER_MS } from "../limits";
+import { BODY_SIZE, LINGER_MS } from "../limits";
 import { count, Counter, Role, state, unconfirmedMs } from "../state";
 import { after, later } from "../wire/bytes";
 import { ACK, FIN, RST } from "../wire/packet";
-import { at, Connection, Flag, has, isTold, Phase, Reason } from "../flow/connection";
+import { at, Connection, Flag, has, isAccepted, isTold, Phase, Reason } from "../flow/connection";
 import {
   dropDisputed,
   dropLog,
@@ -49,9 +49,19 @@ import {
 } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
 import { isSame } from "./comparing";
-import { CloseHow, writeClose } from "../records";
+import { CloseHow, FAIL_SIZE, writeClose } from "../records";
+import { failLeg } from "./feeder";
 import { isDoubtful } from "./lag";
-import { complete, make, makeOutput, NET, refuseClient, shownAck, toClient } from "./output";
+import {
+  complete,
+  hasRoom,
+  make,
+  makeOutput,
+  NET,
+  refuseClient,
+  shownAck,
+  toClient,
+} from "./output";
 
 /** Disputes that are settled in one tick. */
 const EXPIRED_MAX: u32 = 4096;
@@ -246,6 +256,23 @@ export function judgeEnds(): void {
       c.flags |= Flag.Judged;
     }
   }
+}
+
+/**
+ * Standby: our server's process has ended, so whatever its kernel says of its connections was not meant. They
+ * are given up, but for those that both servers had ended; as many as fit this pass. True when more remain.
+ */
+export function forsake(): bool {
+  const s = state();
+  if (s.role != Role.Standby) return false;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase == Phase.Free || c.phase == Phase.Closed || has(c, Flag.Asked)) continue;
+    if (!isAccepted(c) || (has(c, Flag.ServerFin) && isAgreed(c))) continue;
+    if (!hasRoom() || s.bodyUsed + FAIL_SIZE > BODY_SIZE) return true;
+    failLeg(c, Reason.StandbyEnded);
+  }
+  return false;
 }
 
 /** True when our server has nothing to do with this connection any more. */

@@ -80,7 +80,7 @@ function isPastPeer(c: Connection): bool {
   return after(c.rcvNxt, c.irs + 1 + state().peerLogLimit);
 }
 
-/** A standby is there that has none of the connections: those that are logged are to be told of. */
+/** A standby is there that lacks connections: those that are logged or kept are to be told of. */
 export function startBringing(): void {
   const s = state();
   s.bringing = s.logMode != 0 || s.keepLimit != 0 ? 1 : 0;

@@ -216,7 +216,8 @@ export type LoopCommand =
   & (
     | { kind: "status" }
     | { kind: "connections" }
-    | { kind: "switch"; service: string }
+    /** `isLeaving`: this node ends in any case, so connections that the standby lacks are let go. */
+    | { kind: "switch"; service: string; isLeaving?: boolean }
     /** The spawned server runs as process `pid`, or has ended: how. */
     | { kind: "app"; service: string; ended: string | null; pid: number | null }
     /** Log mode: the processes that listen at the service's ports. */

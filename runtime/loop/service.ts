@@ -52,6 +52,8 @@ export class Service {
   readonly judge: Judge;
   /** Our spawned server runs, or somebody else takes care of it. */
   appRuns = true;
+  /** Standby: connections of a server whose process has ended are still to be given up. */
+  isForsaken = false;
   /** The standby says that it could take over, its server included. */
   peerReady = false;
   /** Its address on the network. */
@@ -77,8 +79,8 @@ export class Service {
   channel: Channel | null = null;
   /** A switch that is under way. */
   switching: Switch | null = null;
-  /** One that waits until the standby has all connections whole; given up at `untilMs`. */
-  wantedSwitch: { id: number; untilMs: number } | null = null;
+  /** One that waits until the standby has all connections whole; at `untilMs` it is given up, or begins. */
+  wantedSwitch: { id: number; untilMs: number; isLeaving: boolean } | null = null;
   /** When this node became primary last. */
   lastTakeover: Takeover | null = null;
   /** When a channel is tried again, milliseconds. */

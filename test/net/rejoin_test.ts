@@ -7,6 +7,7 @@
  * Claims, with connections that download, upload, echo and are idle:
  *   hot and log mode    every octet right, no RST, one SYN, through the death of one host and of the other
  *   hot, switch         and through a planned switch to the host that came back
+ *   hot, server         the first host's server dies alone and is started again
  *   rejoin_limit        of whom more was said is unprotected, which is listed, and is served as ever
  */
 
@@ -20,8 +21,8 @@ import { MIX } from "./workload.ts";
 /** Slow enough to outlast two deaths. */
 const WORKLOAD = {
   connections: 100,
-  durationMs: 14_000,
-  silentMs: 12_000,
+  durationMs: 10_000,
+  silentMs: 8_000,
   rate: 400_000,
   /** A server that has lost a connection cannot be asked about it over another one. */
   mix: MIX.filter((kind) => kind !== "server-fin"),
@@ -39,12 +40,23 @@ async function waitBrought(site: Site, primary: HostName): Promise<number> {
   }, { what: "all connections to be known to the host that came back", timeoutMs: 10_000 });
 }
 
-/** One host loses power and comes back, then `last` happens to the other one. */
-async function outlive(
-  { random }: NetTestContext,
-  site: Site,
-  last: (site: Site, second: HostName) => Promise<unknown>,
-): Promise<void> {
+async function losePower(site: Site, host: HostName): Promise<number> {
+  const faultMs = await site.crash(host);
+  await site.waitPrimary(site.other(host));
+  await site.revive(host);
+  return faultMs;
+}
+
+/** What happens to the first host, so that the second takes over, and then to that one. */
+interface Fate {
+  /** Returns when it happened, milliseconds since 1970; the host comes back. */
+  first?: (site: Site, host: HostName) => Promise<number>;
+  /** When the first host has all connections. */
+  last: (site: Site, host: HostName) => Promise<unknown>;
+}
+
+/** One host fails and comes back, then the other one ends; all connections live on. */
+async function outlive({ random }: NetTestContext, site: Site, fate: Fate): Promise<void> {
   const first = await site.waitCovered();
   const second = site.other(first);
   const capture = await site.startCapture();
@@ -53,12 +65,10 @@ async function outlive(
   const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
   await workload.go();
   await sleep(momentMs);
-  const faultMs = await site.crash(first);
-  await site.waitPrimary(second);
-  await site.revive(first);
+  const faultMs = await (fate.first ?? losePower)(site, first);
   // The repaired host is told of every connection that lives, behind their traffic.
   const brought = await waitBrought(site, second);
-  await last(site, second);
+  await fate.last(site, second);
   await workload.mustSucceed(90_000);
   const dropped = await capture.stop();
   assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence: true });
@@ -75,7 +85,7 @@ for (const [mode, service] of Object.entries({ hot: HOT, log: { mode: "log" } })
       for (let round = 0; round < rounds; round++) {
         console.log(`round ${round + 1} of ${rounds}`);
         let dead: HostName = "a";
-        await outlive(context, site, (_, second) => site.crash(dead = second));
+        await outlive(context, site, { last: (_, second) => site.crash(dead = second) });
         await site.revive(dead);
       }
     });
@@ -84,6 +94,19 @@ for (const [mode, service] of Object.entries({ hot: HOT, log: { mode: "log" } })
 
 netTest("connections that were brought to a host move to it in a planned switch", [], async (c) => {
   await withSite(c, { run: mixedServer(), service: HOT }, async (site) => {
-    await outlive(c, site, (_, second) => site.switchService(second));
+    await outlive(c, site, { last: (_, second) => site.switchService(second) });
+  });
+});
+
+netTest("a server that died and was started again is brought what lives", [], async (c) => {
+  await withSite(c, { run: mixedServer(), service: HOT }, async (site) => {
+    await outlive(c, site, {
+      first: async (_, host) => {
+        const faultMs = await site.signalServer(host, "SIGKILL");
+        await site.waitPrimary(site.other(host));
+        return faultMs;
+      },
+      last: (_, second) => site.crash(second),
+    });
   });
 });

@@ -527,6 +527,7 @@ export class SimHost {
           this.replica.handleEcho(said, { echoedMs, token });
           continue;
         }
+        if (said.ready && !this.#peerReady) this.core.wasm.bring();
         this.#peerReady = said.ready;
         if (novelty === "reborn" && this.replica.role === "standby") {
           this.#closeChannel("the peer has started again");

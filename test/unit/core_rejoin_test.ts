@@ -133,6 +133,32 @@ Deno.test("a socket that a former server has left at the client's numbers gives 
   deepStrictEqual(again.map(({ flags, seq }) => [flags, seq]), [[TcpFlag.syn, 1000]]);
 });
 
+seededTest("a standby's server dies, and the next one is brought its connections", (random) => {
+  for (let round = 0; round < rounds(20); round++) {
+    const options = { ...randomOptions(random), keep: ALL, tellOctets: pick(random, PACES) };
+    const replicas = new Replicas({ ...options, mayReset: "late" });
+    const talks = Array.from({ length: 5 }, (_, i) => talk(random, replicas, 10000 + i));
+    for (let deaths = 1 + random.integer(3); deaths > 0; deaths--) {
+      runFor(replicas, talks, random.integer(80));
+      const host = replicas.standby!;
+      const { wasm } = host.driver.core;
+      host.servers.clear();
+      wasm.begin(replicas.nowMs >>> 0);
+      strictEqual(wasm.forsake(), 0);
+      host.driver.outputs(wasm.settle());
+      for (let i = 0; i < 4; i++) replicas.step();
+      replicas.primary.driver.core.wasm.bring();
+      replicas.run(() => replicas.isWhole);
+    }
+    replicas.crash(random.integer(3));
+    replicas.run(() => talks.every(isDone));
+    for (const { client, port, expected } of talks) {
+      checkOctets(client.received, expected, `client ${port}`);
+    }
+    checkEmpty(replicas);
+  }
+});
+
 Deno.test("a server that does not come where the client is keeps its connection unprotected", () => {
   let late = false;
   const replicas = new Replicas({
