@@ -14,13 +14,15 @@
 
 import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
-import { type NetTestContext, repetitions, sleep } from "./conditions.ts";
+import { type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
 import { type Content, makeContent } from "./content.ts";
 import { type HostName, type Site, withSite } from "./harness.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const CONTENT_OCTETS = 1 << 30;
 const DOWNLOAD_TIMEOUT_MS = 120_000;
+/** Until both servers have agreed on the end of a connection. */
+const OVER_TIMEOUT_MS = 10_000;
 /** The part of a second in which a round may start. */
 const SECOND_FROM_MS = 50;
 const SECOND_TO_MS = 700;
@@ -96,6 +98,11 @@ async function download(
 ): Promise<{ durationMs: number; dead?: HostName }> {
   const { content, momentMs } = round;
   const primary = await site.primary();
+  // The last words of the connection before are none of this round's.
+  await until(async () => {
+    const all = await site.connections(primary);
+    return all.every(({ state }) => state === "closed");
+  }, { what: "the last round's connection to be over", timeoutMs: OVER_TIMEOUT_MS });
   const capture = await site.startCapture();
   await untilMidSecond();
   const startMs = performance.now();
