@@ -40,7 +40,6 @@ import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, FIN, PSH } from "../wire/packet";
 import { Connection, Flag, has, indexOf, isStored, Leg, Phase, Reason } from "../flow/connection";
 import {
-  checkClosed,
   inputLog,
   isPastKept,
   markDirty,
@@ -57,7 +56,7 @@ import { clearRanges, cover } from "../stream/ranges";
 import { CloseHow, writeClose, writeDiverged, writeFail } from "../records";
 import { checkUnproven, digestParked, provenEnd, resetClient, unprovenAfter } from "./comparing";
 import { settleEnd } from "./ending";
-import { speakFor } from "./takeover";
+import { endIfOver, speakFor } from "./takeover";
 import { settleJoin } from "./telling";
 import {
   ackClient,
@@ -273,7 +272,7 @@ export function pump(c: Connection): void {
       startTimer(c, s.now + c.rtoMs);
     }
     // A client that had the last server's FIN says nothing more when the new one is as far.
-    if (has(c, Flag.Logged)) checkClosed(c);
+    endIfOver(c);
     if (hasCaughtUp(c)) {
       c.flags &= ~(<u32> Flag.Fed);
       const mayBeCompared = (c.flags & (Flag.Hot | Flag.Logged | Flag.Kept)) != 0;

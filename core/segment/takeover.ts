@@ -182,15 +182,20 @@ function hasServersFin(c: Connection): bool {
   return has(c, Flag.PeerFin) && after(c.cliAck, c.peerSnd);
 }
 
+/**
+ * True when the client is told no more: over, but for an ACK that may be lost. It asks again if so, and is
+ * answered then. One that has forgotten the connection would answer anything else with a RST.
+ */
+export function endIfOver(c: Connection): bool {
+  if (!has(c, Flag.ClientFin) || c.rcvNxt != c.finSeq + 1 || !hasServersFin(c)) return false;
+  c.ackShown = later(c.ackShown, c.rcvNxt);
+  checkClosed(c);
+  return true;
+}
+
 /** Sends what is parked, or asks the client; false when it did not fit into this pass. */
 export function speakFor(c: Connection): bool {
-  if (has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1 && hasServersFin(c)) {
-    // Over, but for an ACK that may be lost: the client asks again if so, and is answered then. One
-    // that has forgotten the connection would answer anything else with a RST.
-    c.ackShown = later(c.ackShown, c.rcvNxt);
-    checkClosed(c);
-    return true;
-  }
+  if (endIfOver(c)) return true;
   if (before(c.parkBase, c.cliAck)) {
     c.parkBase = c.cliAck;
     if (before(c.parkEnd, c.cliAck)) c.parkEnd = c.cliAck;
