@@ -19,7 +19,8 @@
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
  *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there, 4: it is
- *     gone; flags 16: what was to be told of it is told; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts)
+ *     gone; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts); flags 16: what was to be
+ *     told of it is told (segment/telling.ts)
  *     +52 about where its server has read to
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST, else 0

@@ -909,7 +909,7 @@ class DataLoop {
       return;
     }
     service.appRuns = command.ended === null;
-    service.isForsaken = !service.appRuns && service.replica.role === "standby";
+    service.isForsaken = !service.appRuns;
     if (command.ended === null) {
       service.core.wasm.noteAppStart();
       return;

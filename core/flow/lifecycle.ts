@@ -98,15 +98,21 @@ export function freeIndex(): u32 {
   return index;
 }
 
+/** Frees what a connection holds of both streams: it goes on without us, or not at all. */
+export function dropOctets(c: Connection): void {
+  c.flags &= ~(<u32> Flag.Kept);
+  clear(inputLog(c));
+  clear(parkedFlight(c));
+  clearRanges(c);
+}
+
 /** Frees a record and everything it holds. */
 export function release(c: Connection): void {
   const s = state();
   if (c.phase == Phase.Free) return;
   remove(c);
   stopTimer(c);
-  clear(inputLog(c));
-  clear(parkedFlight(c));
-  clearRanges(c);
+  dropOctets(c);
   c.phase = Phase.Free;
   c.leg = Leg.None;
   c.flags &= QUEUED;

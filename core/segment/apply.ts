@@ -13,7 +13,6 @@ import {
   ackSoon,
   dropLog,
   goAlone,
-  markDirty,
   markPump,
   occupy,
   release,

@@ -42,11 +42,10 @@ import {
   pushMark,
   takeMark,
 } from "../flow/comparison";
-import { inputLog, markPump, parkedFlight, startTimer } from "../flow/lifecycle";
+import { dropOctets, markPump, parkedFlight, startTimer } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
 import { CloseHow, writeClose } from "../records";
-import { clear, digestChain } from "../stream/chain";
-import { clearRanges } from "../stream/ranges";
+import { digestChain } from "../stream/chain";
 import { digestValue, extendDigest, startDigest } from "../stream/digest";
 import { failLeg, owes } from "./feeder";
 import {
@@ -340,10 +339,7 @@ export function resetClient(c: Connection): void {
   noteFinding(Finding.DivergedReset, c, x.toldAt, x.sameAt, state().now);
   if (isTold(c)) writeClose(c, CloseHow.ServerReset, 0);
   if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) resetServer(c);
-  c.flags &= ~(<u32> Flag.Kept);
-  clear(inputLog(c));
-  clear(parkedFlight(c));
-  clearRanges(c);
+  dropOctets(c);
   c.reason = Reason.Diverged;
   c.flags |= Flag.ServerReset;
   c.flags &= ~(<u32> (Flag.Hot | Flag.Fed | Flag.Unproven | Flag.Digested));

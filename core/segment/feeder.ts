@@ -40,6 +40,7 @@ import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, FIN, PSH } from "../wire/packet";
 import { Connection, Flag, has, indexOf, isStored, Leg, Phase, Reason } from "../flow/connection";
 import {
+  dropOctets,
   inputLog,
   isPastKept,
   markDirty,
@@ -83,10 +84,7 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
   if (c.leg >= Leg.SynAck && reason != Reason.StandbyReset) resetServer(c);
   c.leg = Leg.Dead;
   stopTimer(c);
-  c.flags &= ~(<u32> Flag.Kept);
-  clear(inputLog(c));
-  clear(parkedFlight(c));
-  clearRanges(c);
+  dropOctets(c);
   count(Counter.FeederRefused);
   if (state().logMode && state().role == Role.Primary && has(c, Flag.Hot)) {
     writeClose(c, CloseHow.Dropped, 0);

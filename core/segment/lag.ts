@@ -39,11 +39,9 @@ import { BEHIND_MAX, LAG_AGAIN_MS, LAG_SCAN_MAX, LAG_SCAN_MS, PROVE_MS } from ".
 import { Role, state } from "../state";
 import { after, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
-import { inputLog, markDirty, parkedFlight, stopTimer, unprotect } from "../flow/lifecycle";
+import { dropOctets, markDirty, stopTimer, unprotect } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
 import { writeHang } from "../records";
-import { clear } from "../stream/chain";
-import { clearRanges } from "../stream/ranges";
 import { isFollowed } from "./ending";
 import { failLeg } from "./feeder";
 import { clientSegmentSize, holdFree, resetServer } from "./output";
@@ -187,11 +185,8 @@ function judge(c: Connection, primary: bool): void {
   if (!writes || stoodMs < s.lagMs) c.writeMs = 0;
   writeHang(c, ours, stoodMs, !writes);
   c.leg = Leg.Hung;
-  c.flags &= ~(<u32> Flag.Kept);
   stopTimer(c);
-  clear(inputLog(c));
-  clear(parkedFlight(c));
-  clearRanges(c);
+  dropOctets(c);
   unprotect(c, Reason.StandbyHangs);
 }
 

@@ -46,6 +46,11 @@ export function wallMs(ms: number): number {
   return performance.timeOrigin + ms;
 }
 
+/** The standby could take over now, and its server serve what it follows. */
+function isCovered({ replica, appWorks, peerReady }: Service): boolean {
+  return replica.hasSuccessor && (replica.role === "standby" ? appWorks : peerReady);
+}
+
 /** One service. */
 export function serviceStatus(service: Service, nowMs: number): LoopServiceStatus {
   const { core, replica, options } = service;
@@ -54,20 +59,20 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
   let log = 0;
   const top = core.wasm.highWater();
   const standby = replica.role === "standby";
-  const works = replica.hasSuccessor && (standby ? service.appWorks : service.peerReady);
+  const covered = isCovered(service);
   for (let i = 0; i < top; i++) {
     const at = core.wasm.recordAt(i);
     if (at === 0) continue;
     total++;
     const kept = protection(core, at, standby);
-    if (kept === "hot" && works) hot++;
+    if (kept === "hot" && covered) hot++;
     else if (kept === "log") log++;
   }
   return {
     name: options.name,
     role: replica.role,
     epoch: replica.epoch,
-    protected: service.isReady && replica.hasSuccessor && (standby || service.peerReady),
+    protected: service.isReady && covered,
     connections: { total, hot, log, unprotected: total - hot - log },
     card: { state: service.card.state, seen: service.card.seen },
     appHangs: core.wasm.hangs() !== 0,
@@ -102,7 +107,7 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
   const { view, offsets } = core;
   const top = core.wasm.highWater();
   const standby = replica.role === "standby";
-  const works = replica.hasSuccessor && (standby ? service.appWorks : service.peerReady);
+  const covered = isCovered(service);
   const now = nowMs >>> 0;
   for (let i = 0; i < top; i++) {
     const at = core.wasm.recordAt(i);
@@ -111,7 +116,7 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
     const ports = u32("ports");
     const phase = u32("phase");
     const followed = protection(core, at, standby);
-    const kept = followed === "hot" && !works ? "unprotected" : followed;
+    const kept = followed === "hot" && !covered ? "unprotected" : followed;
     list.push({
       service: options.name,
       client: endpointText(core.bytes, at, options.addressBytes.length, ports & 0xffff),

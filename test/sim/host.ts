@@ -130,8 +130,8 @@ export interface Surroundings {
   reached(host: SimHost, step: TakeoverStep): void;
   /** Its core gave up what it knows, or what it protects, all or of some ports: see `why`. */
   unprotected(host: SimHost, why: string, ports?: number[]): void;
-  /** Its standby, which came later, has the connections of these ports by now. */
-  brought(host: SimHost, ports: number[]): void;
+  /** A standby, which came later, has the connections of these ports by now. */
+  brought(ports: number[]): void;
   /** It has stored an epoch. */
   stored(host: SimHost, epoch: number): void;
   /** For the trace. */
@@ -750,7 +750,7 @@ export class SimHost {
       const kept = this.records().filter(({ field }) =>
         field("reason") === 0 && (field("flags") & RecordFlag.hot) !== 0
       );
-      this.#around.brought(this, kept.map(({ port }) => port));
+      this.#around.brought(kept.map(({ port }) => port));
     }
     this.#joining = joining;
   }

@@ -280,7 +280,7 @@ export class World implements Surroundings, Path, Scene {
     }
   }
 
-  brought(_host: SimHost, ports: number[]): void {
+  brought(ports: number[]): void {
     for (const port of ports) {
       const client = this.clients.get(port);
       if (client?.excuse != null && /since it began/.test(client.excuse)) client.excuse = null;

@@ -110,6 +110,37 @@ export function allDone(replicas: Replicas, talks: Talk[]): boolean {
     talks.every(({ port }) => replicas.primary.servers.get(port)?.isDrained);
 }
 
+/** Steps until a random moment, or until all are done. */
+export function runFor(replicas: Replicas, talks: Talk[], steps: number): void {
+  let left = steps;
+  replicas.run(() => talks.every(isDone) || left-- <= 0);
+}
+
+/** How fast a standby that comes later is told what it has missed, octets in a pass. */
+export const PACES = [700, 5000, 1 << 17];
+
+/**
+ * Runs until each client is served or reset; of those that were lost, the clients' ports must not be among
+ * `kept`, and what they have read must be right.
+ *
+ * @returns How many were lost.
+ */
+export function countLost(replicas: Replicas, talks: Talk[], kept: number[]): number {
+  const isOver = (it: Talk) => isDone(it) || it.client.state === "reset";
+  // Who waits for an answer alone never learns that nobody will give one.
+  let left = 3000;
+  replicas.run(() => talks.every(isOver) || left-- <= 0);
+  let lost = 0;
+  for (const { client, port, expected } of talks) {
+    const { received } = client;
+    checkOctets(received, expected.slice(0, received.length), `client ${port}`);
+    if (received.length === expected.length) continue;
+    lost++;
+    strictEqual(kept.includes(port), false, `client ${port} was protected and is lost`);
+  }
+  return lost;
+}
+
 /** A service of a random kind, on a wire that may be bad. */
 export function randomOptions(random: Random): ReplicasOptions {
   const lossy = random.next() < 0.5;
