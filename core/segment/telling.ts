@@ -69,7 +69,8 @@ function canBeBrought(c: Connection): bool {
 function noteNotKept(c: Connection): void {
   const s = state();
   const isLost = c.reason == Reason.NoStandby || c.reason == Reason.StandbyLost;
-  if (s.bringing && !s.logMode && c.phase != Phase.Free && isLost) c.reason = Reason.NotKept;
+  const isKept = c.phase == Phase.Free || isStored(c);
+  if (s.bringing && !s.logMode && !isKept && isLost) c.reason = Reason.NotKept;
 }
 
 function isJoining(c: Connection): bool {
