@@ -41,8 +41,8 @@ export const INBOX_SIZE: u32 = 8 << 20;
 export const RANGE_NODES: u32 = 65536;
 /** Out-of-order ranges of one connection. */
 export const RANGES_PER_CONNECTION: u32 = 1024;
-/** Octets of one block of an input log or a parked flight. */
-export const BLOCK: u32 = 4096;
+/** Octets of one block of an input log or a parked flight; with its record, below 1 KiB. */
+export const BLOCK: u32 = 256;
 /** Octets of output parked for one connection; beyond it the kernel's own recovery takes over. */
 export const PARKED_MAX: u32 = 4 << 20;
 /** Progress records written into one message; the others keep their turn. */

@@ -223,12 +223,16 @@ export class Connection {
   logTailSeq: u32 = 0;
   logCursor: u32 = 0;
   logCursorSeq: u32 = 0;
+  logHole: u32 = 0;
+  logHoleSeq: u32 = 0;
   parkHead: u32 = 0;
   parkTail: u32 = 0;
   parkSeq: u32 = 0;
   parkTailSeq: u32 = 0;
   parkCursor: u32 = 0;
   parkCursorSeq: u32 = 0;
+  parkHole: u32 = 0;
+  parkHoleSeq: u32 = 0;
   // A SYN that may start a new connection on this tuple.
   synIss: u32 = 0;
   synOptions: u32 = 0;

@@ -41,6 +41,13 @@ export function parkedFlight(c: Connection): Chain {
   return changetype<Chain>(changetype<usize>(c) + offsetof<Connection>("parkHead"));
 }
 
+/** Nothing is parked, and what will be begins at `seq`: a flight with a hole in it could not be told from a whole one. */
+export function parkFrom(c: Connection, seq: u32): void {
+  clear(parkedFlight(c));
+  c.parkBase = seq;
+  c.parkEnd = seq;
+}
+
 const QUEUED: u32 = Flag.Dirty | Flag.Pump | Flag.Disputed;
 /** What waits for a standby's word, and need not wait when there is none. */
 const WAITING: u32 = Flag.FinHeld | Flag.ResetHeld;

@@ -15,6 +15,7 @@ import {
   goAlone,
   markPump,
   occupy,
+  parkFrom,
   release,
   startTimer,
 } from "../flow/lifecycle";
@@ -198,8 +199,7 @@ function applyOpen(record: usize, asks: bool): void {
   c.sndShown = c.sndNxt;
   c.cliAck = c.iss;
   c.legUna = c.iss;
-  c.parkBase = c.sndNxt;
-  c.parkEnd = c.sndNxt;
+  parkFrom(c, c.sndNxt);
   c.peerSnd = c.sndNxt;
   if (asks) c.flags |= Flag.Asked;
   else startComparing(c);
@@ -221,8 +221,7 @@ function applyAgain(record: usize): void {
   c.peerSnd = c.sndShown;
   if (has(c, Flag.Logged)) {
     c.sndNxt = c.sndShown;
-    c.parkBase = c.sndShown;
-    c.parkEnd = c.sndShown;
+    parkFrom(c, c.sndShown);
   }
   takeTold(c, load<u32>(record, 80), load<u64>(record, 84));
   c.reason = Reason.Joining;

@@ -46,6 +46,7 @@ import {
   markDirty,
   markPump,
   parkedFlight,
+  parkFrom,
   release,
   startTimer,
   stopKeeping,
@@ -158,8 +159,7 @@ export function enterFed(c: Connection): void {
   }
   c.legNxt = c.rcvNxt;
   c.legUna = c.cliAck;
-  c.parkBase = c.sndNxt;
-  c.parkEnd = c.sndNxt;
+  parkFrom(c, c.sndNxt);
   if (c.legNxt != c.legAck && c.leg == Leg.Open) {
     c.rtoMs = FEED_RTO_MIN_MS;
     startTimer(c, state().now + c.rtoMs);

@@ -33,11 +33,10 @@ import {
   dropDisputed,
   dropLog,
   markPump,
-  parkedFlight,
+  parkFrom,
   startTimer,
   stopTimer,
 } from "../flow/lifecycle";
-import { clear } from "../stream/chain";
 import { digestAhead, startOver } from "./comparing";
 import { refuse, sendFin, sendReset } from "./ending";
 import { hasRoom, resetServer, sendSyn } from "./output";
@@ -114,9 +113,7 @@ export function arm(c: Connection): void {
   c.bytesOut = 0;
   c.ahead = 0;
   c.tsDelta = 0;
-  c.parkBase = c.sndNxt;
-  c.parkEnd = c.sndNxt;
-  clear(parkedFlight(c));
+  parkFrom(c, c.sndNxt);
 }
 
 /** A server listens: every record without one is played to it, those that clients wait for first. */

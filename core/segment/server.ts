@@ -49,18 +49,19 @@ import {
   markDisputed,
   markPump,
   parkedFlight,
+  parkFrom,
   release,
   startTimer,
   stopTimer,
   unprotect,
 } from "../flow/lifecycle";
 import { find } from "../flow/table";
-import { clear, write } from "../stream/chain";
+import { write } from "../stream/chain";
 import { CloseHow, writeAccept, writeClose, writeFail, writeOpen } from "../records";
 import { drop } from "./apply";
 import { compareOutput, digestOutput, isDigested, isParking, startComparing } from "./comparing";
 import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
-import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck } from "./feeder";
+import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck, owes } from "./feeder";
 import { takeAnswer } from "./probe";
 import { goAhead, placeOutput } from "./recovery";
 import { noteLife, wake } from "./lag";
@@ -193,8 +194,7 @@ function learnClientSpace(c: Connection, v: View): void {
   c.sndShown = c.sndNxt;
   c.cliAck = v.seq;
   c.legUna = v.seq;
-  c.parkBase = c.sndNxt;
-  c.parkEnd = c.sndNxt;
+  parkFrom(c, c.sndNxt);
   c.peerSnd = c.sndNxt;
   c.ackShown = c.irs + 1;
   c.legAck = c.irs + 1;
@@ -264,8 +264,7 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
   stopTimer(c);
   placeOutput(c, v.seq);
   c.legUna = c.sndNxt - 1;
-  c.parkBase = c.sndNxt;
-  c.parkEnd = c.sndNxt;
+  parkFrom(c, c.sndNxt);
   c.legAck = c.irs + 1;
   c.legNxt = c.legAck;
   c.legEdge = c.legAck + v.window;
@@ -403,12 +402,13 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     markPump(c);
   }
   if (!primary) {
-    if (v.payloadLength && !digested) park(c, seq, v.payload, v.payloadLength);
+    if (v.payloadLength && !(digested && fresh)) park(c, seq, v.payload, v.payloadLength);
     if (fresh && has(c, Flag.PeerFin) && after(end, c.peerSnd)) markDirty(c);
     return;
   }
   if (fresh && has(c, Flag.PeerFin)) checkPeerEnd(c);
   if (parking || gap) {
+    if (v.payloadLength && digested && !fresh) park(c, seq, v.payload, v.payloadLength);
     // What it acknowledges the client is told with numbers that it knows.
     if (!v.payloadLength && !fin) ackSoon(c);
     return;
@@ -430,10 +430,7 @@ function onSegment(c: Connection, v: View, primary: bool): void {
         return;
       }
     }
-    if (after(end, c.parkEnd) && c.parkBase == c.parkEnd) {
-      c.parkBase = end;
-      c.parkEnd = end;
-    }
+    if (after(end, c.parkEnd) && c.parkBase == c.parkEnd) parkFrom(c, end);
   }
   // The server counts a FIN that the client has not been told of yet.
   const finShown = fin && isFinDue(c);
@@ -488,17 +485,10 @@ function keep(c: Connection, seq: u32, from: usize, length: u32): bool {
 function park(c: Connection, seq: u32, from: usize, length: u32): bool {
   const end = seq + length;
   if (!after(end, c.cliAck)) return true;
-  if (before(c.parkEnd, c.cliAck)) {
-    // The client has all that is parked, and more: a chain goes on only where it ends.
-    clear(parkedFlight(c));
-    c.parkBase = c.cliAck;
-    c.parkEnd = c.cliAck;
-  }
-  if (c.parkBase == c.parkEnd && after(seq, c.parkEnd)) {
-    // Octets before it were lost on the way here; the kernel will repeat them after a takeover.
-    c.parkBase = seq;
-    c.parkEnd = seq;
-  }
+  // The client has all that is parked, and more.
+  if (before(c.parkEnd, c.cliAck)) parkFrom(c, c.cliAck);
+  // Octets before it were lost on the way here; the kernel will repeat them after a takeover.
+  if (c.parkBase == c.parkEnd && after(seq, c.parkEnd) && !owes(c)) parkFrom(c, seq);
   if (after(seq, c.parkEnd)) return false;
   if (!after(end, c.parkEnd)) return true;
   const skip = c.parkEnd - seq;

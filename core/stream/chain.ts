@@ -4,8 +4,11 @@
  * An input log and a parked flight are each a chain: a list of blocks of BLOCK octets; block k holds
  * the octets [seq + k * BLOCK, seq + (k + 1) * BLOCK). A chain may have holes that were never
  * written: what is valid is known by the owner (rcvNxt and ranges, parkBase and parkEnd). A block
- * goes back to the pool as soon as all its octets are behind the owner's left edge. Appending starts
- * at the last block, and reading where the last read ended: a log may be many thousand blocks long.
+ * goes back to the pool as soon as all its octets are behind the owner's left edge.
+ *
+ * Blocks are small, as an idle connection keeps one, so a log may be millions of them long. Nothing
+ * walks a chain from its head, then: appending starts at the last block, filling a hole and reading
+ * each where the last one ended, and a chain that is cleared goes to the pool as a whole.
  */
 import { BLOCK } from "../limits";
 import { state } from "../state";
@@ -20,9 +23,12 @@ export class Chain {
   seq: u32 = 0;
   /** First octet of the last block. */
   tailSeq: u32 = 0;
-  /** Block of the last read, 0 for none, and its first octet. */
+  /** Block where the last read ended, 0 for none, and its first octet. */
   cursor: u32 = 0;
   cursorSeq: u32 = 0;
+  /** The same of the last octets that were written before the last block: into a hole. */
+  hole: u32 = 0;
+  holeSeq: u32 = 0;
 }
 
 function link(block: u32): usize {
@@ -52,15 +58,16 @@ function give(block: u32): void {
 
 /** Frees every block. */
 export function clear(chain: Chain): void {
-  let block = chain.head;
-  while (block) {
-    const next = load<u32>(link(block));
-    give(block);
-    block = next;
+  if (chain.head) {
+    const s = state();
+    store<u32>(link(chain.tail), s.freeBlock);
+    s.freeBlock = chain.head;
+    s.blocksFree += (chain.tailSeq - chain.seq) / BLOCK + 1;
   }
   chain.head = 0;
   chain.tail = 0;
   chain.cursor = 0;
+  chain.hole = 0;
 }
 
 /**
@@ -80,8 +87,14 @@ export function write(chain: Chain, base: u32, seq: u32, from: usize, length: u3
   }
   if (<i32> (seq - chain.seq) < 0) return false;
   const inTail = <i32> (seq - chain.tailSeq) >= 0;
-  let block = inTail ? chain.tail : chain.head;
-  let offset = seq - (inTail ? chain.tailSeq : chain.seq);
+  let block = chain.tail;
+  let blockSeq = chain.tailSeq;
+  if (!inTail) {
+    const onward = chain.hole != 0 && <i32> (seq - chain.holeSeq) >= 0;
+    block = onward ? chain.hole : chain.head;
+    blockSeq = onward ? chain.holeSeq : chain.seq;
+  }
+  let offset = seq - blockSeq;
   while (length) {
     while (offset >= BLOCK) {
       let next = load<u32>(link(block));
@@ -93,6 +106,7 @@ export function write(chain: Chain, base: u32, seq: u32, from: usize, length: u3
         chain.tailSeq += BLOCK;
       }
       block = next;
+      blockSeq += BLOCK;
       offset -= BLOCK;
     }
     const room = BLOCK - offset;
@@ -102,60 +116,63 @@ export function write(chain: Chain, base: u32, seq: u32, from: usize, length: u3
     offset += part;
     length -= part;
   }
+  if (!inTail) {
+    chain.hole = block;
+    chain.holeSeq = blockSeq;
+  }
   return true;
 }
 
 /** Copies `length` octets from `seq` on; they must have been written. */
 export function read(chain: Chain, seq: u32, to: usize, length: u32): void {
-  const onward = chain.cursor != 0 && <i32> (seq - chain.cursorSeq) >= 0;
-  let block = onward ? chain.cursor : chain.head;
-  let offset = seq - (onward ? chain.cursorSeq : chain.seq);
-  while (length && block) {
-    while (offset >= BLOCK) {
-      block = load<u32>(link(block));
-      if (!block) return;
-      offset -= BLOCK;
-    }
-    chain.cursor = block;
-    chain.cursorSeq = seq - offset;
-    const room = BLOCK - offset;
-    const part = length < room ? length : room;
-    memory.copy(to, octets(block) + offset, part);
+  while (length) {
+    const part = seek(chain, seq, length);
+    if (!part) return;
+    memory.copy(to, octets(chain.cursor) + (seq - chain.cursorSeq), part);
     to += part;
     seq += part;
-    offset += part;
     length -= part;
   }
 }
 
 /** Gives `length` octets from `seq` on to a digest; they must have been written. */
 export function digestChain(chain: Chain, seq: u32, length: u32, digest: Digest): void {
-  let block = chain.head;
-  let offset = seq - chain.seq;
-  while (length && block) {
-    while (offset >= BLOCK) {
-      block = load<u32>(link(block));
-      if (!block) return;
-      offset -= BLOCK;
-    }
-    const room = BLOCK - offset;
-    const part = length < room ? length : room;
-    extendDigest(digest, octets(block) + offset, part);
-    offset += part;
+  while (length) {
+    const part = seek(chain, seq, length);
+    if (!part) return;
+    extendDigest(digest, octets(chain.cursor) + (seq - chain.cursorSeq), part);
+    seq += part;
     length -= part;
   }
 }
 
+/** Moves the cursor to the block of `seq`; returns how many of `length` octets are in it. */
+function seek(chain: Chain, seq: u32, length: u32): u32 {
+  if (!chain.cursor || <i32> (seq - chain.cursorSeq) < 0) {
+    chain.cursor = chain.head;
+    chain.cursorSeq = chain.seq;
+  }
+  while (chain.cursor && seq - chain.cursorSeq >= BLOCK) {
+    chain.cursor = load<u32>(link(chain.cursor));
+    chain.cursorSeq += BLOCK;
+  }
+  if (!chain.cursor) return 0;
+  const room = BLOCK - (seq - chain.cursorSeq);
+  return length < room ? length : room;
+}
+
 /** Frees the blocks that hold nothing at or after `seq`. */
 export function trim(chain: Chain, seq: u32): void {
-  while (chain.head && <i32> (seq - chain.seq) >= <i32> BLOCK) {
+  if (!chain.head) return;
+  if (<i32> (seq - chain.tailSeq) >= <i32> BLOCK) return clear(chain);
+  while (<i32> (seq - chain.seq) >= <i32> BLOCK) {
     const next = load<u32>(link(chain.head));
     if (chain.cursor == chain.head) chain.cursor = 0;
+    if (chain.hole == chain.head) chain.hole = 0;
     give(chain.head);
     chain.head = next;
     chain.seq += BLOCK;
   }
-  if (!chain.head) chain.tail = 0;
 }
 
 /** Links all blocks into the pool. */
