@@ -480,7 +480,8 @@ function endpoint() {
 
 function command() {
   // deno-lint-ignore no-control-regex
-  return listOf(matching(/^[^\x00]+$/, "text"), LIMITS.arguments, RUN_ALLOWED);
+  const words = listOf(matching(/^[^\x00]*$/, "text"), LIMITS.arguments, RUN_ALLOWED);
+  return v.pipe(words, v.check(([program]) => program !== "", RUN_ALLOWED));
 }
 
 const SCHEMA = table("the top level", {

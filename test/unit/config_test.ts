@@ -265,6 +265,11 @@ const BAD: [RegExp, string, string][] = [
   ],
   [/run = .*/, 'run = "nginx"', 'service[0].run: found "nginx", allowed: a list of program and'],
   [/run = .*/, "run = []", "service[0].run: found [], allowed: a list of program and"],
+  [
+    /run = .*/,
+    'run = ["", "x"]',
+    'service[0].run: found ["","x"], allowed: a list of program and',
+  ],
   [/user = .*/, 'user = "a b"', 'service[0].user: found "a b", allowed: the name of a user'],
   [/"4MiB"/, '"4MB"', 'service[0].lag_bytes: found "4MB", allowed: a size from "1KiB" to "1GiB"'],
   [/lag_time = "2s"/, 'memory = "1MiB"', 'service[0].memory: found "1MiB", allowed: a size from'],
@@ -366,6 +371,13 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alon
   const pair = problemsOf(FULL.replace('mode = "hot"', disk)).join("\n");
   match(pair, /log\.store: found "disk" beside \[\[peer\]\], allowed: one host alone/);
   match(pair, /log\.store: found "disk" beside cluster\.arbiter, allowed: one host alone/);
+});
+
+Deno.test("parseConfig() takes empty arguments of a command", () => {
+  const run = ["redis-server", "--save", ""];
+  const [service] =
+    parseConfig(FULL.replace(/run = .*/, `run = ${JSON.stringify(run)}`), "x").services;
+  deepStrictEqual(service.run, run);
 });
 
 Deno.test("parseConfig() takes a clock base beside faketime only, and that beside run only", () => {
