@@ -271,8 +271,6 @@ export class Follower {
   readonly length: number;
   /** Segments that one call of {@linkcode round} stores, feeds and forgets. */
   readonly count: number;
-  /** Octets of blocks that the connection holds after it has talked and fallen silent. */
-  readonly keptOctets: number;
   readonly #core: Core;
   readonly #inbox: number;
   readonly #body: Uint8Array;
@@ -310,12 +308,10 @@ export class Follower {
     this.#ackAt = this.#slot + 10 + 20 + 8;
     bytes.set(said, this.#slot);
     view.setUint32(wasm.appLengths(), said.length, true);
-    const free = wasm.blockOctetsFree();
     for (let i = 0; i < 100; i++) {
       this.round();
       strictEqual(driver.field(0, "legAck"), this.#next >>> 0, "the server has not all of it");
     }
-    this.keptOctets = free - wasm.blockOctetsFree();
   }
 
   /** One message of segments: into the log, to the server, acknowledged, forgotten. */
@@ -425,9 +421,13 @@ export interface Population {
   usedOctets: number;
 }
 
-/** Opens `count` connections that say nothing. */
+/** What each connection of a population has said: a request, kept for a standby that comes later. */
+const SAID = new Uint8Array(200);
+
+/** Opens `count` connections that have said a little and fall silent. */
 export function populate(count: number): Population {
-  const memoryMiB = 48 + Math.ceil(count * 0.6 / 1024);
+  // Blocks are kept while half of them are free.
+  const memoryMiB = 48 + Math.ceil(count * 1.2 / 1024);
   const make = (capacity: number) => {
     return loadCore({
       memoryMiB,
@@ -444,7 +444,10 @@ export function populate(count: number): Population {
   const core = make(count);
   const { wasm, bytes, view } = core;
   wasm.setRole(1);
-  const open = encodeOpen(0, openOf({ irs: IRS, iss: ISS }));
+  wasm.setKeep(64 << 10);
+  const said = encodeData(0, IRS + 1, SAID);
+  const open = joined(encodeOpen(0, openOf({ irs: IRS, iss: ISS })), said);
+  const saidAt = open.length - said.length;
   const inbox = wasm.inbox();
   const keys = { address: new Uint32Array(count), ports: new Uint32Array(count) };
   const together = Math.floor(wasm.inboxSize() / 2 / open.length);
@@ -455,13 +458,14 @@ export function populate(count: number): Population {
       const port = 1024 + done % 60_000;
       bytes.set(open, at);
       view.setUint32(at + 4, done, true);
+      view.setUint32(at + saidAt + 4, done, true);
       view.setUint32(at + 8, 10 + (Math.floor(done / 60_000) + 1) * 65536, true);
       view.setUint32(at + 24, port | PORT << 16, true);
       keys.address[done] = view.getUint32(at + 8, true);
       keys.ports[done] = view.getUint32(at + 24, true);
     }
     wasm.begin(1000);
-    strictEqual(wasm.apply(inbox, some * open.length), 0, "an OPEN is refused");
+    strictEqual(wasm.apply(inbox, some * open.length), 0, "an OPEN or what was said is refused");
     do {
       wasm.begin(1000);
       wasm.run(0, 0);
