@@ -13,7 +13,8 @@
  *   starting -> running -> exited -> starting ...      any -> stopped by stop(), for good
  *
  * How it ends
- *   restart()             SIGTERM, SIGKILL after STOP_GRACE_MS; started again without delay
+ *   restart()             SIGTERM, SIGKILL after STOP_GRACE_MS (if it hangs, at once); started again
+ *                         without delay
  *   stop()                SIGTERM to the group, SIGKILL to what is left after STOP_GRACE_MS
  *   it ends by itself     SIGKILL to what is left of its group, which would hold its ports
  *   we are killed         PR_SET_PDEATHSIG kills the server; its children (a master's workers) are
@@ -140,16 +141,18 @@ export class AppRunner {
   }
 
   /**
-   * Ends the server and starts it again at once.
+   * Ends the server and starts it again at once. One that hangs gets no time to end by itself.
    *
    * @returns When the old one has ended.
    */
-  async restart(): Promise<void> {
+  async restart({ hangs = false } = {}): Promise<void> {
     const child = this.#child;
     if (child === null) return;
     this.#restarting = true;
-    this.#signal("SIGTERM");
-    if (await settles(child.status, this.#options.stopGraceMs ?? STOP_GRACE_MS)) return;
+    if (!hangs) {
+      this.#signal("SIGTERM");
+      if (await settles(child.status, this.#options.stopGraceMs ?? STOP_GRACE_MS)) return;
+    }
     signalGroup(child.pid, "SIGKILL");
     await child.status;
   }

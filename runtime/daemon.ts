@@ -27,6 +27,7 @@ import { LogWriter } from "./log_store/log_writer.ts";
 import type { Logger } from "./log.ts";
 import { PeerControl } from "./peer_control.ts";
 import { Refusals } from "./refusals.ts";
+import { ServerWatch } from "./server_watch.ts";
 import type {
   LoopCommand,
   LoopConnection,
@@ -67,6 +68,8 @@ const RESTART_LOOK_MS = 20;
 interface Running {
   network: ServiceNetwork;
   app: AppRunner | null;
+  /** Of a primary in log mode. */
+  watch: ServerWatch | null;
   /** Of a service with its log on disk. */
   writer: LogWriter | null;
 }
@@ -132,7 +135,7 @@ class Daemon implements DaemonApi {
         interfaceName: service.interface,
         uplink: service.uplink,
       });
-      const running: Running = { network, app: null, writer: null };
+      const running: Running = { network, app: null, watch: null, writer: null };
       this.#running.set(service.name, running);
       if (service.log.store === "disk") running.writer = this.#startWriter(service);
       if (!network.uplink.up && service.uplink) {
@@ -239,11 +242,35 @@ class Daemon implements DaemonApi {
   #serve({ service: name, wanted }: LoopMessage & { kind: "serve" }): void {
     const running = this.#running.get(name);
     if (running === undefined || this.#dead !== null) return;
-    if (wanted) return this.#startApp(this.#config.services.find((s) => s.name === name)!);
+    running.watch?.stop();
+    running.watch = null;
+    if (wanted) {
+      const service = this.#config.services.find((s) => s.name === name)!;
+      running.watch = this.#watchServer(service, running);
+      return this.#startApp(service);
+    }
     const { app } = running;
     running.app = null;
     app?.stop().catch((error: Error) => {
       this.#log.error("cannot end a server", { service: name, why: error.message });
+    });
+  }
+
+  /** Log mode: a server that hangs is replaced; one that others start is reported. */
+  #watchServer({ name, netns, ports, lagTimeMs }: ServiceConfig, running: Running): ServerWatch {
+    return new ServerWatch({
+      netns,
+      ports,
+      lagTimeMs,
+      onHang: async (seen) => {
+        try {
+          const isReplaced = await this.#ask<boolean>({ kind: "hang", service: name, seen });
+          if (isReplaced) await running.app?.restart({ hangs: true });
+        } catch (error) {
+          this.#log.warn("cannot replace a server", { service: name, why: (error as Error).message });
+        }
+      },
+      onGoesOn: () => this.#log.info("server goes on", { service: name }),
     });
   }
 
@@ -374,6 +401,7 @@ class Daemon implements DaemonApi {
     clearInterval(this.#watch);
     this.#log.error("data plane ended", { why });
     this.#ended.resolve(why);
+    this.#stopWatches();
     for (const { network } of this.#running.values()) {
       network.silence();
     }
@@ -428,7 +456,7 @@ class Daemon implements DaemonApi {
         : { kind: arbiter.kind, where: arbiter.where, reachable: arbiter.reachable },
       services: loop.services.map((service) => {
         const config = this.#config.services.find((s) => s.name === service.name)!;
-        const app = this.#running.get(service.name)?.app ?? null;
+        const { app = null, watch = null } = this.#running.get(service.name) ?? {};
         return {
           name: service.name,
           address: config.address,
@@ -447,7 +475,7 @@ class Daemon implements DaemonApi {
           speaks: service.speaks,
           judgements: service.judgements,
           warnings: [
-            ...(service.appHangs ? ["its server hangs"] : []),
+            ...(service.appHangs || watch?.hangs ? ["its server hangs"] : []),
             ...storeWarnings(service.store),
             ...(service.card.seen === null ? [] : [`${config.interface}: ${service.card.seen}`]),
           ],
@@ -528,6 +556,7 @@ class Daemon implements DaemonApi {
   async #stop({ handOver }: { handOver: boolean }): Promise<void> {
     if (handOver && this.#dead === null && this.#worker !== null) await this.#handOverAll();
     clearInterval(this.#watch);
+    this.#stopWatches();
     // The loop first: once its devices are silent, what dying servers say reaches nobody (P4).
     if (this.#worker !== null && this.#dead === null) {
       try {
@@ -546,6 +575,13 @@ class Daemon implements DaemonApi {
     for (const { network } of this.#running.values()) await network.close();
     if (this.#mailbox !== null) closeAll(this.#mailbox.near, this.#mailbox.far);
     this.#mailbox = null;
+  }
+
+  #stopWatches(): void {
+    for (const running of this.#running.values()) {
+      running.watch?.stop();
+      running.watch = null;
+    }
   }
 
   async #handOverAll(): Promise<void> {

@@ -986,6 +986,19 @@ class DataLoop {
     post({ kind: "reply", id, value: recoverer.restart(nowMs) });
   }
 
+  /** True when the server is to be replaced. */
+  #noteHang({ service: name, seen }: LoopCommand & { kind: "hang" }, nowMs: number): boolean {
+    const service = this.#services.find((s) => s.options.name === name);
+    if (service?.replica.role !== "primary" || service.recoverer === null) return false;
+    if (service.options.log!.spawns) {
+      service.recoverer.noteHang(seen, nowMs);
+      return true;
+    }
+    const evidence = { node: this.#options.node, act: "none", seen };
+    this.#noteJudgement(service, { kind: "judgement", judgement: "app-hangs", evidence });
+    return false;
+  }
+
   /** While nothing is read: as soon as all input is committed and all output out, hand over. */
   #drain(service: Service, switching: Switch, nowMs: number): void {
     const { core, channel, replica } = service;
@@ -1066,6 +1079,9 @@ class DataLoop {
           break;
         case "detach":
           this.#detach(command, nowMs);
+          break;
+        case "hang":
+          post({ kind: "reply", id: command.id, value: this.#noteHang(command, nowMs) });
           break;
         case "stop":
           this.#stopping = true;

@@ -84,6 +84,11 @@ export class Recoverer {
     return this.#connections;
   }
 
+  /** The server hangs, as `seen` shows: connections leave it, and another one is going to be started. */
+  noteHang(seen: string, nowMs: number): void {
+    this.#perform(this.#recovery.handleHang(seen, nowMs), nowMs);
+  }
+
   /** This node has become primary. */
   notePromoted(nowMs: number): void {
     this.#recovery.handlePromoted(nowMs);

@@ -147,7 +147,7 @@ export interface DiskLogStatus {
 export interface RecoveryStatus {
   /** No server listens yet; it is played the logs; every connection is served. */
   state: "waiting" | "replaying" | "live";
-  /** Why the connections left their last server: "start", "app-exited", "app-died", "restart". */
+  /** Why the connections left their last server: "start", "app-exited", "app-died", "app-hangs", "restart". */
   reason: string;
   /** Since they left it, milliseconds; null when they are served. */
   forMs: number | null;

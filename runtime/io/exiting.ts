@@ -1,12 +1,13 @@
 /**
- * exiting.ts - is a process on its way out?
+ * exiting.ts - is a process on its way out, or stopped?
  *
  * Theory of operation
  * A kernel marks every thread of a dying process with PF_EXITING before it closes what the process has
  * open. So when a FIN or RST of its connections is here and no thread has the mark, the program has
  * closed them itself. The mark stands in field 9 of /proc/PID/stat; a thread that has closed all is a
  * zombie, field 3, or gone. A program may go on after its first thread has ended, so all threads are
- * looked at then.
+ * looked at then. A process that was stopped by a signal (T) is so with all its threads; one that a
+ * debugger holds is another thing (t).
  *
  * Sources: proc_pid_stat(5); PF_EXITING in include/linux/sched.h.
  */
@@ -39,15 +40,25 @@ export function lifeOf(pid: number): Life {
   return lives.find((life) => life === "runs") ?? lives.find((life) => life !== "gone") ?? "gone";
 }
 
-function lifeOfThread(path: string): Life {
-  let text: string;
+/** Whether the process `pid` was stopped by a signal and not continued since. */
+export function isStopped(pid: number): boolean {
+  return readStat(`/proc/${pid}/stat`)?.[STATE_FIELD] === "T";
+}
+
+/** The fields after the name; null when there is no such process. */
+function readStat(path: string): string[] | null {
   try {
-    text = Deno.readTextFileSync(path);
+    const text = Deno.readTextFileSync(path);
+    return text.slice(text.lastIndexOf(")") + 2).split(" ");
   } catch (error) {
-    if (isGone(error)) return "gone";
+    if (isGone(error)) return null;
     throw error;
   }
-  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+}
+
+function lifeOfThread(path: string): Life {
+  const fields = readStat(path);
+  if (fields === null) return "gone";
   if (fields[STATE_FIELD] === "Z" || fields[STATE_FIELD] === "X") return "gone";
   return (Number(fields[FLAGS_FIELD]) & PF_EXITING) !== 0 ? "exiting" : "runs";
 }

@@ -1,5 +1,5 @@
 /**
- * listeners.ts - which processes listen at a port of a network namespace?
+ * listeners.ts - which processes serve a port of a network namespace?
  *
  * Theory of operation
  * /proc/thread-self/net/tcp and tcp6 list the sockets of the namespace that the reading thread is in,
@@ -17,6 +17,9 @@ const LISTEN = "0A";
 /** Links of one process that are read. */
 const DESCRIPTORS_MAX = 4096;
 
+/** Which sockets are looked for. */
+type Wanted = "listening" | "any";
+
 /**
  * Processes that listen at one of `ports` in the namespace called `name`.
  *
@@ -24,9 +27,18 @@ const DESCRIPTORS_MAX = 4096;
  * @throws {SystemError} ENOENT when there is no such namespace.
  */
 export function listenersIn(name: string, ports: readonly number[]): number[] {
+  return holdersIn(name, ports, "listening");
+}
+
+/** The same with those that have a connection of one of `ports`. */
+export function serversIn(name: string, ports: readonly number[]): number[] {
+  return holdersIn(name, ports, "any");
+}
+
+function holdersIn(name: string, ports: readonly number[], wanted: Wanted): number[] {
   const { namespace, sockets } = inNamespace(name, () => ({
     namespace: Deno.readLinkSync("/proc/thread-self/ns/net"),
-    sockets: new Set([...inodes("tcp", ports), ...inodes("tcp6", ports)]),
+    sockets: new Set([...inodes("tcp", ports, wanted), ...inodes("tcp6", ports, wanted)]),
   }));
   if (sockets.size === 0) return [];
   const pids: number[] = [];
@@ -37,12 +49,13 @@ export function listenersIn(name: string, ports: readonly number[]): number[] {
   return pids;
 }
 
-/** Links to listening sockets, as descriptors have them. */
-function inodes(table: "tcp" | "tcp6", ports: readonly number[]): string[] {
-  const rows = Deno.readTextFileSync(`/proc/thread-self/net/${table}`).split("\n").slice(1);
+/** Links to sockets, as descriptors have them. */
+function inodes(table: "tcp" | "tcp6", ports: readonly number[], wanted: Wanted): string[] {
+  const rows = Deno.readTextFileSync(`/proc/thread-self/net/${table}`).trim().split("\n").slice(1);
   return rows.map((row) => row.trim().split(/\s+/))
     .filter(([, local, , state]) =>
-      state === LISTEN && ports.includes(parseInt(local.slice(local.lastIndexOf(":") + 1), 16))
+      (wanted === "any" || state === LISTEN) &&
+      ports.includes(parseInt(local.slice(local.lastIndexOf(":") + 1), 16))
     )
     .map((fields) => `socket:[${fields[9]}]`);
 }

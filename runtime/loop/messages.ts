@@ -224,6 +224,8 @@ export type LoopCommand =
     | { kind: "listeners"; service: string; pids: number[] }
     /** Log mode: connections leave the server, which is going to be replaced. */
     | { kind: "detach"; service: string }
+    /** Log mode: the server hangs, as `seen` shows. One that we start is going to be replaced. */
+    | { kind: "hang"; service: string; seen: string }
     | { kind: "stop" }
     | { kind: "verdict"; service: string; verdict: Verdict }
     /** What a register holds; without a value it could not be read. */

@@ -32,7 +32,7 @@ export const EXTERNAL_WAIT_MS = 5;
 export type RecoveryState = "waiting" | "replaying" | "live";
 
 /** Why connections left their server. */
-export type RecoveryReason = "start" | "app-exited" | "app-died" | "restart";
+export type RecoveryReason = "start" | "app-exited" | "app-died" | "app-hangs" | "restart";
 
 /** What the caller has to do, in order. */
 export type RecoveryEffect =
@@ -125,6 +125,12 @@ export class Recovery {
     this.#runs = false;
     this.#leave("restart", nowMs);
     return [{ kind: "detach", reason: "restart", seen: null }];
+  }
+
+  /** It hangs and is going to be replaced; `handleStart()` says when the next one runs. */
+  handleHang(seen: string, nowMs: number): RecoveryEffect[] {
+    this.#runs = false;
+    return this.#fail("app-hangs", seen, nowMs);
   }
 
   /** This replica has become primary; its connections have no server yet. */

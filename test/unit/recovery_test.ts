@@ -125,6 +125,21 @@ Deno.test("a restart waits for the next start, whatever the old server still say
   deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2200 }))), ["probe"]);
 });
 
+Deno.test("a server that hangs is left at once, and the next one awaited", () => {
+  const recovery = live();
+  deepStrictEqual(recovery.handleHang("it was stopped", 2000), [
+    { kind: "detach", reason: "app-hangs", seen: "it was stopped" },
+  ]);
+  deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2001, listening: "yes" }))), []);
+  deepStrictEqual(words(recovery.handleExit("SIGKILL", 2002)), ["detach app-hangs"]);
+  recovery.handleStart();
+  deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2300 }))), ["probe"]);
+  recovery.handlePass(sight({ nowMs: 2400, listening: "yes" }));
+  deepStrictEqual(recovery.handlePass(sight({ nowMs: 2500 })), [
+    { kind: "recovered", reason: "app-hangs", tookMs: 500, waitedMs: 400 },
+  ]);
+});
+
 Deno.test("lifeOf() tells a process that runs from one that is a zombie or gone", async () => {
   strictEqual(lifeOf(Deno.pid), "runs");
   // Its shell becomes the long sleep, which reads the end of no child: the short one stays a zombie.
