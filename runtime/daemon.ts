@@ -267,7 +267,10 @@ class Daemon implements DaemonApi {
           const isReplaced = await this.#ask<boolean>({ kind: "hang", service: name, seen });
           if (isReplaced) await running.app?.restart({ hangs: true });
         } catch (error) {
-          this.#log.warn("cannot replace a server", { service: name, why: (error as Error).message });
+          this.#log.warn("cannot replace a server", {
+            service: name,
+            why: (error as Error).message,
+          });
         }
       },
       onGoesOn: () => this.#log.info("server goes on", { service: name }),
