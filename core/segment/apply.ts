@@ -32,6 +32,7 @@ import {
   RAW_HEAD,
   RecordType,
   REPORT_SIZE,
+  writeClose,
   writeFail,
 } from "../records";
 import { noteTold, startComparing, takeTold } from "./comparing";
@@ -126,6 +127,9 @@ function apply(record: usize, left: u32): u32 {
       const c = named(record);
       if (s.role == Role.Primary && c !== null && has(c, Flag.Asked)) refuse(c);
       else if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
+        // A diverged record is still told of its end, and one that hangs is looked at until it moves.
+        const isKept = flags == <u32> Reason.Diverged || flags == <u32> Reason.StandbyHangs;
+        if (!isKept) writeClose(c, CloseHow.Dropped, 0);
         if (flags == <u32> Reason.StandbyHangs) noteHang(c, record);
         goAlone(c, flags >= 1 && flags <= <u32> Reason.StandbyHangs ? flags : Reason.StandbyReset);
         if (flags == Reason.Diverged) {

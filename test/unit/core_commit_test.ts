@@ -283,6 +283,19 @@ for (const [what, late] of Object.entries(LATE)) {
   });
 }
 
+Deno.test("a standby that gives a connection up is told to forget it, but for one that hangs", () => {
+  for (const reason of [Reason.standbyReset, Reason.standbyEnded, Reason.standbyHangs]) {
+    const primary = new Primary(1);
+    const { driver } = primary;
+    driver.drain();
+    driver.pass({ bodies: [encodeFail(0, reason)] });
+    const closes = decodeRecords(driver.takeBody()?.body ?? new Uint8Array())
+      .filter(({ type }) => type === RecordType.close);
+    strictEqual(closes.length, reason === Reason.standbyHangs ? 0 : 1, `reason ${reason}`);
+    strictEqual(driver.field(0, "reason"), reason);
+  }
+});
+
 Deno.test("a server that dies before the standby's has accepted is kept from the client", () => {
   const primary = new Primary(1);
   const { driver } = primary;
