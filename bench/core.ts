@@ -279,6 +279,7 @@ class CoreBench {
       ready: true,
       asking: false,
       voided: 0,
+      invites: true,
     }));
     const beat = {
       kind: "beat" as const,

@@ -50,6 +50,8 @@ const UNCONFIRMED_MAX = 256 << 10;
 export class Channel {
   /** Descriptor; -1 while suspended and once closed. */
   fd: number;
+  /** Who is at the other end. */
+  readonly peer: string;
   /** It is of no more use. */
   isClosed = false;
   /** Told apart from the service's other channels; 0 for one that cannot be resumed. */
@@ -109,6 +111,7 @@ export class Channel {
     fd: number,
     options: {
       core: Core;
+      peer: string;
       base: bigint;
       connected: boolean;
       seal: StreamSeal | null;
@@ -118,6 +121,7 @@ export class Channel {
     },
   ) {
     this.fd = fd;
+    this.peer = options.peer;
     this.session = options.session;
     this.link = options.link;
     this.connects = options.link !== null;

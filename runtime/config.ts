@@ -12,7 +12,8 @@
  *     state_dir = "/var/lib/holdfast"       epochs are kept here; must survive a reboot
  *     control = "/run/holdfast/a.sock"      Unix socket for commands; default /run/holdfast/<name>.sock
  *
- *     [[peer]]                              the other host; none: the service has no standby
+ *     [[peer]]                              another host; none: the service has no standby. Of several the
+ *                                           first that is there is the standby, the others are spares
  *     name = "b"
  *     links = [ { local = "10.0.0.1:7946", remote = "10.0.0.2:7946" } ]
  *
@@ -66,12 +67,13 @@ import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { formatHostPort, parseAddress, parseHostPort } from "./io/address.ts";
 import { SERVICES_MAX } from "./protocol/message.ts";
+import { PEERS_MAX } from "./protocol/register.ts";
 
 /** Octets of the longest file that is read. */
 export const CONFIG_LENGTH_MAX = 1 << 20;
 /** How many of each there may be. */
 export const LIMITS = {
-  peers: 16,
+  peers: PEERS_MAX,
   links: 8,
   services: SERVICES_MAX,
   ports: 64,
@@ -803,6 +805,16 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
       message: "found true beside tls, allowed: one of the two",
     });
   }
+  const arbiter = isTable(cluster.arbiter)
+    ? (cluster.arbiter as Record<string, unknown>).kind
+    : null;
+  if (peers.length > 1 && arbiter !== "witness" && arbiter !== "etcd") {
+    problems.push({
+      path: "cluster.arbiter",
+      message: `found ${arbiter === null ? "none" : show(arbiter)} beside ${peers.length} tables ` +
+        '[[peer]], allowed: kind = "witness" or "etcd", as more than two replicas need a register',
+    });
+  }
   const isUndecided = cluster.insecure === undefined || cluster.insecure === false;
   if (peers.length > 0 && !hasTls && isUndecided) {
     const found = cluster.insecure === undefined ? "missing" : "found false";
@@ -966,17 +978,6 @@ function toConfig(document: Document, file: string): Config {
       maxConnections: s.max_connections,
     })),
   };
-}
-
-/**
- * What a valid configuration asks for that this version does not do.
- *
- * @returns One sentence for each; empty when all of it can be done.
- */
-export function unsupported(config: Config): string[] {
-  const { peers } = config;
-  if (peers.length <= 1) return [];
-  return [`peer: ${peers.length} peers, this version replicates to one`];
 }
 
 /** What an operator should know of a configuration that will be used as it is. */

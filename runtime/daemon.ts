@@ -109,8 +109,8 @@ class Daemon implements DaemonApi {
   #worker: Worker | null = null;
   readonly #passes = new Int32Array(new SharedArrayBuffer(4));
   #watch: ReturnType<typeof setInterval> | undefined;
-  /** Null for plain text, or without a peer. */
-  #peerControl: PeerControl | null = null;
+  /** By peer; none for plain text. */
+  readonly #peerControls = new Map<string, PeerControl>();
   readonly #refusals: Refusals;
   #nextId = 1;
   #dead: string | null = null;
@@ -174,24 +174,24 @@ class Daemon implements DaemonApi {
     }
     this.#mailbox = mailbox();
     this.#arbiter = await openArbiter(config);
-    const [peer] = config.peers;
     const { tls } = config.cluster;
-    if (peer !== undefined && tls !== null) {
-      this.#peerControl = new PeerControl({
+    for (const peer of tls === null ? [] : config.peers) {
+      const control = new PeerControl({
         node: config.node.name,
         peer,
-        files: tls,
-        renewMs: tls.renewMs,
+        files: tls!,
+        renewMs: tls!.renewMs,
         key: (command) => this.#ask(command),
         log: this.#log,
         refusals: this.#refusals,
       });
+      this.#peerControls.set(peer.name, control);
       // Before the loop, which listens only for a while before it takes a service for free.
-      await this.#peerControl.start();
+      await control.start();
     }
     await this.#startLoop({
       node: config.node.name,
-      peer: peer === undefined ? null : { name: peer.name, links: peer.links },
+      peers: config.peers.map(({ name, links }) => ({ name, links })),
       heartbeatMs: config.cluster.heartbeatMs,
       detect: config.cluster.detect,
       spinUs: config.cluster.spinUs,
@@ -355,7 +355,7 @@ class Daemon implements DaemonApi {
           this.#findListeners(message.service);
           break;
         case "worn":
-          this.#peerControl?.noteWorn();
+          this.#peerControls.get(message.peer)?.noteWorn();
           break;
         case "stopped":
           break;
@@ -479,6 +479,9 @@ class Daemon implements DaemonApi {
           judgements: service.judgements,
           warnings: [
             ...(service.appHangs || watch?.hangs ? ["its server hangs"] : []),
+            ...(service.spareOf === null
+              ? []
+              : [`spare: ${service.spareOf} is primary and has another standby`]),
             ...storeWarnings(service.store),
             ...(service.card.seen === null ? [] : [`${config.interface}: ${service.card.seen}`]),
           ],
@@ -488,8 +491,10 @@ class Daemon implements DaemonApi {
       }),
       peers: this.#config.peers.map((peer) => ({
         name: peer.name,
-        links: loop.links,
-        control: this.#peerControl === null ? null : this.#peerControl.isUp ? "up" : "down",
+        links: loop.links.filter((link) => link.peer === peer.name).map(({ peer: _, ...link }) =>
+          link
+        ),
+        control: this.#controlState(peer.name),
         refused: { ...loop.refused, control: this.#refusals.counts.control },
       })),
     };
@@ -501,17 +506,21 @@ class Daemon implements DaemonApi {
 
   async switchService(service: string, to?: string): Promise<SwitchResult> {
     const { node, peers } = this.#config;
-    const [peer] = peers;
     if (to === node.name) {
       throw new Error(`Cannot switch ${service} to ${to}: that is this node`);
     }
-    if (to !== undefined && to !== peer?.name) {
-      throw new Error(
-        `Cannot switch ${service} to "${to}": known peers are ${peer?.name ?? "none"}`,
-      );
+    const known = peers.map(({ name }) => name);
+    if (to !== undefined && !known.includes(to)) {
+      const names = known.join(", ") || "none";
+      throw new Error(`Cannot switch ${service} to "${to}": known peers are ${names}`);
     }
-    const result = await this.#ask<LoopSwitch>({ kind: "switch", service });
-    return { ...result, from: node.name, to: peer!.name };
+    const result = await this.#ask<LoopSwitch>({ kind: "switch", service, to });
+    return { ...result, from: node.name };
+  }
+
+  #controlState(peer: string): "up" | "down" | null {
+    const control = this.#peerControls.get(peer);
+    return control === undefined ? null : control.isUp ? "up" : "down";
   }
 
   async restartService(service: string): Promise<RestartResult> {
@@ -568,7 +577,7 @@ class Daemon implements DaemonApi {
         this.#log.warn("data plane did not stop", { why: (error as Error).message });
       }
     }
-    this.#peerControl?.stop();
+    for (const control of this.#peerControls.values()) control.stop();
     this.#worker?.terminate();
     // What the loop has said last is stored, so that a new start finds it.
     await Promise.all([...this.#running.values()].map(({ writer }) => writer?.stop()));

@@ -26,6 +26,8 @@ export type Hello = Frame & { kind: "hello" | "resume" };
 export class Greeting {
   /** Descriptor; the owner closes it. */
   readonly fd: number;
+  /** Whose link it came over. */
+  readonly peer: string;
   /** When it was accepted, milliseconds of the loop's clock. */
   readonly sinceMs: number;
   /** What seals the connection; null for plain text. */
@@ -35,8 +37,9 @@ export class Greeting {
   #fill = 0;
 
   /** Takes an accepted connection, and says our nonce if it is to be sealed. */
-  constructor(fd: number, options: { seal: StreamSeal | null; nowMs: number }) {
+  constructor(fd: number, options: { peer: string; seal: StreamSeal | null; nowMs: number }) {
     this.fd = fd;
+    this.peer = options.peer;
     this.sinceMs = options.nowMs;
     this.seal = options.seal;
     this.#place = placeOf(this.#memory.bytes);

@@ -112,8 +112,8 @@ class DataLoop {
   readonly #passes: Int32Array<SharedArrayBuffer>;
   readonly #services: Service[] = [];
   readonly #links: Link[] = [];
-  /** Null for plain text. */
-  readonly #keyring: Keyring | null;
+  /** By peer; none for plain text. */
+  readonly #keyrings = new Map<string, Keyring>();
   readonly #refusals = new Refusals((text, fields) => log("warn", text, fields));
   readonly #beats: Beats;
   readonly #channels: Channels;
@@ -136,22 +136,27 @@ class DataLoop {
     const [incarnation, seq] = crypto.getRandomValues(new Uint32Array(2));
     const token = incarnation.toString(16);
     const nowMs = performance.now();
-    this.#keyring = options.seal === null ? null : new Keyring(options.seal.renewOctets);
+    for (const { name } of options.seal === null ? [] : options.peers) {
+      this.#keyrings.set(name, new Keyring(options.seal!.renewOctets));
+    }
     const shared = {
       loop: options,
       links: this.#links,
       services: this.#services,
-      keyring: this.#keyring,
+      keyrings: this.#keyrings,
       refusals: this.#refusals,
     };
     this.#beats = new Beats({ ...shared, incarnation, seq });
     this.#channels = new Channels(shared);
     try {
-      if (this.#keyring !== null) openLibcrypto();
-      for (const link of options.peer?.links ?? []) {
-        const ends = { node: options.node, peer: options.peer!.name, ...link };
-        const seal = this.#keyring === null ? null : new BeatSeal(this.#keyring, ends);
-        this.#links.push(new Link(link, seal));
+      if (this.#keyrings.size > 0) openLibcrypto();
+      for (const { name, links } of options.peers) {
+        const keyring = this.#keyrings.get(name);
+        for (const link of links) {
+          const ends = { node: options.node, peer: name, ...link };
+          const seal = keyring === undefined ? null : new BeatSeal(keyring, ends);
+          this.#links.push(new Link(name, link, seal));
+        }
       }
       for (const service of options.services) {
         this.#services.push(new Service(service, { loop: options, token, nowMs }));
@@ -200,7 +205,9 @@ class DataLoop {
     this.#beats.sendIfDue();
     this.#channels.closeLate(startMs);
     for (const service of this.#services) this.#judge(service, startMs);
-    if (this.#keyring?.takeWorn()) post({ kind: "worn" });
+    for (const [peer, keyring] of this.#keyrings) {
+      if (keyring.takeWorn()) post({ kind: "worn", peer });
+    }
     this.#passedMs = performance.now();
     this.#longestPassMs = Math.max(this.#longestPassMs, this.#passedMs - startMs);
   }
@@ -319,21 +326,25 @@ class DataLoop {
   // What the peer says ----------------------------------------------------------------------------
 
   #hear({ beat, nowMs, echoedMs, novelty }: HeardBeat): void {
+    const { node } = beat;
     const token = beat.incarnation.toString(16);
     for (const said of beat.services) {
       const service = this.#services.find((s) => s.options.name === said.name);
       if (service === undefined) continue;
       if (novelty === "late") {
-        service.replica.handleEcho(said, { echoedMs, token });
+        service.replica.handleEcho(said, { node, echoedMs, token });
         continue;
       }
       // TCP tells nobody that a host has lost its power, while nothing is sent to it.
-      if (novelty === "reborn" && service.replica.role === "standby") {
+      const { replica } = service;
+      if (novelty === "reborn" && replica.role === "standby" && replica.partner === node) {
         this.#channels.close(service, "the peer has started again", nowMs);
       }
+      const heard = { node, nowMs, echoedMs, token };
+      this.#perform(service, replica.handleBeat(said, heard), nowMs);
+      if (replica.partner !== node) continue;
       if (said.ready && !service.peerReady) service.core.wasm.bring();
       service.peerReady = said.ready;
-      this.#perform(service, service.replica.handleBeat(said, { nowMs, echoedMs, token }), nowMs);
     }
   }
 
@@ -399,7 +410,7 @@ class DataLoop {
         channel.resume(frame.applied, nowMs);
         log("info", "channel resumed", {
           service: options.name,
-          link: this.#links[channel.link!].text.local,
+          link: this.#links.filter(({ peer }) => peer === channel.peer)[channel.link!].text.local,
         });
         return;
       default:
@@ -552,6 +563,9 @@ class DataLoop {
           break;
         case "follow":
           this.#channels.connect(service, nowMs);
+          break;
+        case "leave":
+          this.#channels.close(service, "another one is primary", nowMs);
           break;
         case "dropStandby":
           this.#dropStandby(service, effect.reason);
@@ -779,7 +793,7 @@ class DataLoop {
   // Planned switch ------------------------------------------------------------------------------
 
   #startSwitch(command: LoopCommand & { kind: "switch" }, nowMs: number): void {
-    const { id, service: name, isLeaving = false } = command;
+    const { id, service: name, to, isLeaving = false } = command;
     const service = this.#services.find((s) => s.options.name === name);
     const refuse = (message: string) => post({ kind: "error", id, message });
     if (service === undefined) {
@@ -792,6 +806,9 @@ class DataLoop {
     }
     if (!replica.ready || !service.peerReady) {
       return refuse(`Cannot switch ${name}: no standby is ready`);
+    }
+    if (to !== undefined && to !== replica.partner) {
+      return refuse(`Cannot switch ${name} to ${to}: its standby is ${replica.partner}`);
     }
     if (service.switching !== null || service.wantedSwitch !== null) {
       return refuse(`Cannot switch ${name}: a switch is under way`);
@@ -836,6 +853,7 @@ class DataLoop {
     const primary = replica.role === "primary";
     return {
       primary,
+      peer: replica.partner,
       peerWorks: peerReady,
       canHandOver: primary && replica.ready && peerReady,
       nowMs,
@@ -1040,7 +1058,8 @@ class DataLoop {
       connections,
       gapMs: round(gapMs),
     });
-    const value: LoopSwitch = { service: options.name, epoch: replica.epoch, connections, gapMs };
+    const { epoch, partner } = replica;
+    const value: LoopSwitch = { service: options.name, to: partner!, epoch, connections, gapMs };
     if (switching.id !== null) post({ kind: "reply", id: switching.id, value });
   }
 
@@ -1103,8 +1122,8 @@ class DataLoop {
   }
 
   #handleKey(command: KeyCommand): void {
-    const keyring = this.#keyring;
-    if (keyring === null) return;
+    const keyring = this.#keyrings.get(command.peer);
+    if (keyring === undefined) return;
     if (command.step === "install") {
       keyring.install(command.keyId, Uint8Array.fromHex(command.secret));
     } else if (command.step === "use") keyring.use(command.keyId);

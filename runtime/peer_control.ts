@@ -253,6 +253,7 @@ export class PeerControl {
     const session = new Session(socket, {
       calls: this.#calls,
       renewMs: this.#options.renewMs,
+      peer: this.#options.peer.name,
       key: this.#options.key,
       log: this.#options.log,
       onAgreed: () => this.#failure = "",
@@ -273,6 +274,7 @@ export class PeerControl {
 interface SessionOptions {
   calls: boolean;
   renewMs: number;
+  peer: string;
   key: (command: KeyCommand) => Promise<unknown>;
   log: Logger;
   onAgreed: () => void;
@@ -371,12 +373,18 @@ class Session {
         return this.close(effect.why);
       case "install": {
         const { id: keyId, secret } = effect;
-        await this.#options.key({ kind: "key", step: "install", keyId, secret });
+        const { peer } = this.#options;
+        await this.#options.key({ kind: "key", peer, step: "install", keyId, secret });
         return;
       }
       case "use":
       case "keepOnly":
-        await this.#options.key({ kind: "key", step: effect.kind, keyId: effect.id });
+        await this.#options.key({
+          kind: "key",
+          peer: this.#options.peer,
+          step: effect.kind,
+          keyId: effect.id,
+        });
     }
   }
 

@@ -12,14 +12,7 @@
  */
 
 import { dirname } from "node:path";
-import {
-  type Config,
-  ConfigError,
-  loadConfig,
-  type ServiceConfig,
-  unsupported,
-  warnings,
-} from "../config.ts";
+import { type Config, ConfigError, loadConfig, type ServiceConfig, warnings } from "../config.ts";
 import { isListening } from "../control.ts";
 import { loadCore } from "../core.ts";
 import { parseAddress } from "../io/address.ts";
@@ -194,7 +187,6 @@ function checkConfig(config: Config): CheckItem[] {
   const { services, peers } = config;
   return [
     ok(name, `node ${config.node.name}, services: ${services.length}, peers: ${peers.length}`),
-    ...unsupported(config).map((found) => fail(name, found, `change ${config.file}`)),
     ...warnings(config).map((found) => warn(name, found, null)),
   ];
 }

@@ -13,7 +13,7 @@
  * Limits: stopping takes at most STOP_TIMEOUT_MS.
  */
 
-import { type Config, ConfigError, loadConfig, unsupported, warnings } from "../config.ts";
+import { type Config, loadConfig, warnings } from "../config.ts";
 import { type ControlServer, startControl } from "../control.ts";
 import { createLogger, type LogFormat, type Logger, type LogLevel } from "../log.ts";
 import type { DaemonApi } from "../status.ts";
@@ -42,10 +42,6 @@ export interface UpOptions {
  */
 export async function up(options: UpOptions): Promise<number> {
   const config = await loadConfig(options.config);
-  const missing = unsupported(config);
-  if (missing.length > 0) {
-    throw new ConfigError(config.file, missing.map((message) => ({ path: "", message })));
-  }
   const log = createLogger({ format: options.logFormat, level: options.logLevel });
   for (const warning of warnings(config)) log.warn("configuration", { warning });
   const signaled = firstSignal(log);

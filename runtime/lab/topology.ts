@@ -1,5 +1,5 @@
 /**
- * topology.ts - clients, a switch and two hosts, made from network namespaces with iproute2 alone
+ * topology.ts - clients, a switch and hosts, made from network namespaces with iproute2 alone
  *
  * Theory of operation
  *
@@ -31,7 +31,7 @@
  *                 "wit0": the host's end
  *   setDeaf()     the switch's end leaves the bridge: a card that passes nothing, with its carrier on
  *
- * Limits: one or two hosts, CLIENTS_MAX clients.
+ * Limits: HOSTS_MAX hosts, CLIENTS_MAX clients.
  * Sources: ip-link(8), ip-netns(8), veth(4), bridge(8), Documentation/networking/ip-sysctl.rst.
  */
 
@@ -58,6 +58,7 @@ export type { ExecOptions, ExecResult, Node } from "./node.ts";
 
 /** Most clients; their addresses lie between the hosts' and the service's. */
 const CLIENTS_MAX = 80;
+const HOSTS_MAX = 4;
 /** MTU of Ethernet, and the least that IPv6 allows. */
 const MTU_DEFAULT = 1500;
 const MTU_MIN = 1280;
@@ -271,8 +272,8 @@ export class Topology {
       peer: peers.map((name) => ({
         name,
         links: plan.links.map((link) => ({
-          local: plan.endpoint(link, own),
-          remote: plan.endpoint(link, plan.host(name)),
+          local: plan.endpoint(link, own, plan.host(name)),
+          remote: plan.endpoint(link, plan.host(name), own),
         })),
       })),
       cluster: {
@@ -427,8 +428,7 @@ export class Topology {
       inNamespace(name, () => writeSysctl("net/ipv6/conf/default/keep_addr_on_down", "1"));
     }
     await ipBatch(plan.switchCommands(), plan.switchNetns);
-    const replication = plan.replicationCommands();
-    if (replication.length > 0) await ipBatch(replication, plan.hosts[0].netns);
+    await ipBatch(plan.replicationCommands(), plan.switchNetns);
     if (plan.witnessNetns !== null) await ipBatch(plan.witnessCommands(), plan.witnessNetns);
     await Promise.all([
       ...plan.clients.map((client) => ipBatch(plan.clientCommands(client), client.netns)),
@@ -480,7 +480,7 @@ class Plan {
     this.#clientMtu = inRange("clientMtu", options.clientMtu ?? mtu, [MTU_MIN, MTU_MAX]);
     inRange("number of clients", clients, [1, CLIENTS_MAX]);
     inRange("number of links", links, [1, 2]);
-    inRange("number of hosts", hosts.length, [1, 2]);
+    inRange("number of hosts", hosts.length, [1, HOSTS_MAX]);
     this.links = hosts.length === 1 ? [] : (["repl0", "repl1"] as const).slice(0, links);
     this.clients = Array.from({ length: clients }, (_, index) => ({
       name: `client${index}`,
@@ -563,9 +563,11 @@ class Plan {
     ];
   }
 
-  endpoint(link: LinkName, host: PlannedHost): string {
+  /** Where a host meets another one on a link: each pair has a port, and the one above it. */
+  endpoint(link: LinkName, host: PlannedHost, other: PlannedHost): string {
     const address = this.address(link, host.number);
-    return this.#ipv6 ? `[${address}]:${REPLICATION_PORT}` : `${address}:${REPLICATION_PORT}`;
+    const port = REPLICATION_PORT + 2 * (host.number + other.number - 3);
+    return this.#ipv6 ? `[${address}]:${port}` : `${address}:${port}`;
   }
 
   switchCommands(): string[] {
@@ -582,12 +584,23 @@ class Plan {
     return commands;
   }
 
-  /** Run on the first host. */
+  /** Run on the switch: two hosts have a cable between them, more have a switch for each link. */
   replicationCommands(): string[] {
-    return this.links.map((link) =>
-      `link add ${link} mtu ${this.#mtu} type veth ` +
-      `peer name ${link} mtu ${this.#mtu} netns ${this.hosts[1].netns}`
-    );
+    const mtu = `mtu ${this.#mtu}`;
+    if (this.hosts.length === 2) {
+      const [{ netns: one }, { netns: other }] = this.hosts;
+      return this.links.map((link) =>
+        `link add ${link} ${mtu} netns ${one} type veth peer name ${link} ${mtu} netns ${other}`
+      );
+    }
+    return this.links.flatMap((link) => [
+      `link add br-${link} ${mtu} type bridge mcast_snooping 0`,
+      ...this.hosts.flatMap(({ netns, number }) => [
+        `link add ${link}-${number} ${mtu} type veth peer name ${link} ${mtu} netns ${netns}`,
+        `link set ${link}-${number} master br-${link} addrgenmode none up`,
+      ]),
+      `link set br-${link} addrgenmode none up`,
+    ]);
   }
 
   clientCommands(client: PlannedClient): string[] {

@@ -1,5 +1,5 @@
 /**
- * beats.ts - says on every link that this thread is alive, and hears the peer say so
+ * beats.ts - says on every link that this thread is alive, and hears peers say so
  *
  * Theory of operation
  * A beat leaves every `heartbeatMs` on each link, and at once in answer to one that was heard a while
@@ -61,7 +61,7 @@ export class Beats {
   #beatSeq: number;
   #nextBeatMs = 0;
   #lastBeatMs = 0;
-  readonly #peerLife = new PeerLife();
+  readonly #peerLives = new Map<string, PeerLife>();
 
   /** Sends nothing yet. */
   constructor({ loop, incarnation, seq, links, services, refusals }: BeatsOptions) {
@@ -71,6 +71,7 @@ export class Beats {
     this.#links = links;
     this.#services = services;
     this.#refusals = refusals;
+    for (const { name } of loop.peers) this.#peerLives.set(name, new PeerLife());
   }
 
   /** When the next one is due, milliseconds. */
@@ -97,8 +98,12 @@ export class Beats {
       ready: s.isReady,
       asking: s.replica.asking,
       voided: s.replica.voided,
+      invites: false,
     }));
     for (const link of this.#links) {
+      for (const [index, { replica }] of this.#services.entries()) {
+        services[index].invites = replica.invites(link.peer);
+      }
       // Before the first agreement nobody could tell that a beat is ours.
       if (link.seal !== null && !link.seal.canSend) continue;
       const bytes = encodeBeat({
@@ -137,7 +142,8 @@ export class Beats {
       const nowMs = performance.now();
       const echoedMs = link.noteHeard(beat, nowMs, this.#beatSeq);
       heard = true;
-      hear({ beat, nowMs, echoedMs, novelty: this.#peerLife.note(beat, nowMs) });
+      const novelty = this.#peerLives.get(link.peer)!.note(beat, nowMs);
+      hear({ beat, nowMs, echoedMs, novelty });
     }
     // An echo at once: the peer's lease is then as long as it can be.
     if (heard && performance.now() - this.#lastBeatMs > this.#options.heartbeatMs / 2) {
@@ -152,9 +158,7 @@ export class Beats {
     if (why !== null) throw new MessageError(why);
     const start = link.seal === null ? 0 : BEAT_HEADER;
     const beat = decodeBeat(this.#datagram.bytes.slice(start, length));
-    if (beat.node === this.#options.peer?.name) return beat;
-    throw new MessageError(
-      `it comes from node "${beat.node}", expected "${this.#options.peer?.name}"`,
-    );
+    if (beat.node === link.peer) return beat;
+    throw new MessageError(`it comes from node "${beat.node}", expected "${link.peer}"`);
   }
 }

@@ -36,13 +36,13 @@ const GREETINGS_MAX = 16;
 export interface ChannelsOptions {
   /** The loop's. */
   loop: LoopOptions;
-  /** Paths to the peer. */
+  /** Paths to all peers. */
   links: readonly Link[];
   /** Whose channels they are. */
   services: readonly Service[];
-  /** Null for plain text. */
-  keyring: Keyring | null;
-  /** Counts what is not the peer's. */
+  /** By peer; none for plain text. */
+  keyrings: ReadonlyMap<string, Keyring>;
+  /** Counts what is not the peers'. */
   refusals: Refusals;
 }
 
@@ -51,16 +51,16 @@ export class Channels {
   readonly #options: LoopOptions;
   readonly #links: readonly Link[];
   readonly #services: readonly Service[];
-  readonly #keyring: Keyring | null;
+  readonly #keyrings: ReadonlyMap<string, Keyring>;
   readonly #refusals: Refusals;
   readonly #greeting = new Map<number, Greeting>();
 
   /** Opens nothing yet. */
-  constructor({ loop, links, services, keyring, refusals }: ChannelsOptions) {
+  constructor({ loop, links, services, keyrings, refusals }: ChannelsOptions) {
     this.#options = loop;
     this.#links = links;
     this.#services = services;
-    this.#keyring = keyring;
+    this.#keyrings = keyrings;
     this.#refusals = refusals;
   }
 
@@ -79,16 +79,21 @@ export class Channels {
         this.#refusals.note("connection", { why: "too many wait for a greeting" }, nowMs);
         continue;
       }
-      const seal = this.#streamSeal(false);
-      this.#greeting.set(accepted.fd, new Greeting(accepted.fd, { seal, nowMs }));
+      const seal = this.#streamSeal(link.peer, false);
+      const { peer } = link;
+      this.#greeting.set(accepted.fd, new Greeting(accepted.fd, { peer, seal, nowMs }));
     }
   }
 
-  /** What protects a connection that we have opened, or accepted; null for plain text. */
-  #streamSeal(connects: boolean): StreamSeal | null {
-    const { node, peer } = this.#options;
-    if (this.#keyring === null) return null;
-    return new StreamSeal(this.#keyring, { node, peer: peer!.name, connects });
+  /** What protects a connection with `peer` that we have opened, or accepted; null for plain text. */
+  #streamSeal(peer: string, connects: boolean): StreamSeal | null {
+    const keyring = this.#keyrings.get(peer);
+    if (keyring === undefined) return null;
+    return new StreamSeal(keyring, { node: this.#options.node, peer, connects });
+  }
+
+  #linksTo(peer: string): Link[] {
+    return this.#links.filter((link) => link.peer === peer);
   }
 
   /** Reads what a connection says first. */
@@ -116,14 +121,16 @@ export class Channels {
   /** Takes a standby's hello: from now on it counts. */
   #welcome(greeting: Greeting, hello: Hello, nowMs: number): void {
     if (hello.kind === "resume") return this.#resume(greeting, hello, nowMs);
-    const { fd, seal } = greeting;
+    const { fd, seal, peer } = greeting;
     const service = this.#services.find((s) => s.options.name === hello.service);
     const refusal = service === undefined
       ? `no service "${hello.service}" here`
-      : hello.node !== this.#options.peer?.name
-      ? `node "${hello.node}" is not our peer`
+      : hello.node !== peer
+      ? `node "${hello.node}" is not the peer of this link, "${peer}"`
       : service.replica.role !== "primary" || service.switching !== null
       ? "not primary"
+      : service.replica.partner !== peer
+      ? `the standby is "${service.replica.partner}"`
       : null;
     if (service === undefined || refusal !== null) {
       log("info", "standby refused", { service: hello.service, why: refusal });
@@ -135,10 +142,11 @@ export class Channels {
     const { core, options, replica } = service;
     const channel = new Channel(fd, {
       core,
+      peer,
       base: service.base,
       connected: true,
       seal,
-      session: this.#links.length > 1 ? hello.session : 0,
+      session: this.#linksTo(peer).length > 1 ? hello.session : 0,
       link: null,
       nowMs,
     });
@@ -167,11 +175,12 @@ export class Channels {
   }
 
   /** The peer goes on with its channel on another connection. */
-  #resume({ fd, seal }: Greeting, asked: Hello & { kind: "resume" }, nowMs: number): void {
+  #resume({ fd, seal, peer }: Greeting, asked: Hello & { kind: "resume" }, nowMs: number): void {
     const service = this.#services.find((s) => s.options.name === asked.service);
     const channel = service?.channel ?? null;
     const isKnown = channel !== null && channel.canResume && channel.session === asked.session;
-    if (!isKnown || asked.node !== this.#options.peer?.name || asked.epoch < channel.epoch) {
+    const isTheirs = asked.node === peer && channel?.peer === peer;
+    if (!isKnown || !isTheirs || asked.epoch < channel.epoch) {
       log("info", "resumption refused", { service: asked.service, epoch: asked.epoch });
       seal?.close();
       libc.close(fd);
@@ -196,15 +205,17 @@ export class Channels {
 
   #keepUp(service: Service, channel: Channel, nowMs: number): void {
     const { heartbeatMs, detect } = this.#options;
+    const links = this.#linksTo(channel.peer);
     const why = keepUp(channel, {
-      links: this.#links,
+      links,
       detect,
       heartbeatMs,
       nowMs,
       connect: (index) => {
-        const fd = this.#connectOver(this.#links[index]);
+        const fd = this.#connectOver(links[index]);
         if (fd === null) return;
-        channel.attach(fd, { seal: this.#streamSeal(true), connected: false, link: index, nowMs });
+        const seal = this.#streamSeal(channel.peer, true);
+        channel.attach(fd, { seal, connected: false, link: index, nowMs });
       },
       log: (text, fields) => log("info", text, { service: service.options.name, ...fields }),
     });
@@ -221,20 +232,23 @@ export class Channels {
     }
   }
 
-  /** Standby: opens a channel, unless there is one or the last attempt was just now. */
+  /** Standby: opens a channel to its primary, unless there is one or the last attempt was just now. */
   connect(service: Service, nowMs: number): void {
-    if (service.channel !== null || nowMs < service.nextConnectMs) return;
-    if (this.#keyring !== null && this.#keyring.sendId === null) return;
+    const peer = service.replica.partner;
+    if (service.channel !== null || nowMs < service.nextConnectMs || peer === null) return;
+    if (this.#keyrings.get(peer)?.sendId === null) return;
     service.nextConnectMs = nowMs + RECONNECT_MS;
-    const index = linkFor(service.attempt++, this.#links, this.#options.detect);
-    const fd = this.#connectOver(this.#links[index]);
+    const links = this.#linksTo(peer);
+    const index = linkFor(service.attempt++, links, this.#options.detect);
+    const fd = this.#connectOver(links[index]);
     if (fd === null) return;
     service.channel = new Channel(fd, {
       core: service.core,
+      peer,
       base: service.base,
       connected: false,
-      seal: this.#streamSeal(true),
-      session: this.#links.length > 1 ? crypto.getRandomValues(new Uint32Array(1))[0] : 0,
+      seal: this.#streamSeal(peer, true),
+      session: links.length > 1 ? crypto.getRandomValues(new Uint32Array(1))[0] : 0,
       link: index,
       nowMs,
     });

@@ -1,5 +1,5 @@
 /**
- * link.ts - one path to the peer: its sockets, and how its beats travel
+ * link.ts - one path to a peer: its sockets, and how its beats travel
  *
  * Theory of operation
  * A link has a UDP socket for beats and a listener for the peer's channels, both bound to our end. It
@@ -15,8 +15,10 @@ import type { BeatSeal } from "../seal.ts";
 /** Sent beats whose time is remembered for the round trip. */
 const BEATS_KEPT = 64;
 
-/** One path to the peer. */
+/** One path to a peer. */
 export class Link implements LinkProgress {
+  /** Name of the peer. */
+  readonly peer: string;
   /** Our end. */
   readonly local: Endpoint;
   /** The peer's. */
@@ -46,7 +48,8 @@ export class Link implements LinkProgress {
   readonly #sentMs = new Float64Array(BEATS_KEPT);
 
   /** Opens its sockets; throws when an address is not ours. */
-  constructor(text: { local: string; remote: string }, seal: BeatSeal | null) {
+  constructor(peer: string, text: { local: string; remote: string }, seal: BeatSeal | null) {
+    this.peer = peer;
     this.text = text;
     this.seal = seal;
     this.local = parseHostPort(text.local);

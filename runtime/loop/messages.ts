@@ -23,8 +23,8 @@ import type { DiskLogStatus, RecoveryStatus, TakeoverStatus } from "../status.ts
 export interface LoopOptions {
   /** This node's name. */
   node: string;
-  /** The other replica, or null. */
-  peer: { name: string; links: { local: string; remote: string }[] } | null;
+  /** The other replicas, in the order in which a primary wants them as its standby. */
+  peers: { name: string; links: { local: string; remote: string }[] }[];
   /** Interval of beats, milliseconds. */
   heartbeatMs: number;
   /** Beats that may be missed on every link before the peer counts as down. */
@@ -124,6 +124,8 @@ export interface LoopServiceStatus {
   counters: Record<string, number>;
   /** Questions to the arbiter; times are wall clock, milliseconds since 1970. */
   arbitration: Arbitration;
+  /** A standby that its primary does not want as such: who is primary; else null. */
+  spareOf: string | null;
   /** A primary that may send now; it may not while it cannot tell whether another one speaks. */
   speaks: boolean;
   /** Whether the clients' network is heard here, and what says otherwise. */
@@ -150,6 +152,8 @@ export interface LoopJudgement {
 
 /** What the loop knows about a link. */
 export interface LoopLinkStatus {
+  /** Name of the peer. */
+  peer: string;
   /** Own end, as configured. */
   local: string;
   /** The peer's end. */
@@ -202,6 +206,8 @@ export interface LoopConnection {
 export interface LoopSwitch {
   /** Name of the service. */
   service: string;
+  /** Name of the new primary. */
+  to: string;
   /** The new primary's epoch. */
   epoch: number;
   /** Connections that were handed over. */
@@ -216,8 +222,11 @@ export type LoopCommand =
   & (
     | { kind: "status" }
     | { kind: "connections" }
-    /** `isLeaving`: this node ends in any case, so connections that the standby lacks are let go. */
-    | { kind: "switch"; service: string; isLeaving?: boolean }
+    /**
+     * To the standby, who must be `to` when that is given. `isLeaving`: this node ends in any case, so
+     * connections that the standby lacks are let go.
+     */
+    | { kind: "switch"; service: string; to?: string; isLeaving?: boolean }
     /** The spawned server runs as process `pid`, or has ended: how. */
     | { kind: "app"; service: string; ended: string | null; pid: number | null }
     /** Log mode: the processes that listen at the service's ports. */
@@ -233,10 +242,13 @@ export type LoopCommand =
     | KeyCommand
   );
 
-/** One step of a key's life (protocol/keyring.ts); `secret`, to install, in hexadecimal digits. */
+/**
+ * One step of the life of a key that is shared with a peer (protocol/keyring.ts); `secret`, to install, in
+ * hexadecimal digits.
+ */
 export type KeyCommand =
-  | { kind: "key"; step: "install"; keyId: number; secret: string }
-  | { kind: "key"; step: "use" | "keepOnly"; keyId: number };
+  | { kind: "key"; peer: string; step: "install"; keyId: number; secret: string }
+  | { kind: "key"; peer: string; step: "use" | "keepOnly"; keyId: number };
 
 /** What the worker posts. */
 export type LoopMessage =
@@ -253,7 +265,7 @@ export type LoopMessage =
     fields: Record<string, unknown>;
   }
   /** So much was sealed with the key in use that a new one should be agreed on. */
-  | { kind: "worn" }
+  | { kind: "worn"; peer: string }
   /** Log mode: the server is wanted here, or no longer. */
   | { kind: "serve"; service: string; wanted: boolean }
   /** An interface has lost its carrier: what the kernel keeps for it is old news. */

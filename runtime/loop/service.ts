@@ -160,7 +160,7 @@ export class Service {
     this.replica = new Replica({
       service: options.name,
       node: loop.node,
-      peer: loop.peer?.name ?? null,
+      peers: loop.peers.map(({ name }) => name),
       prefer: options.prefer,
       heartbeatMs: loop.heartbeatMs,
       detect: loop.detect,
@@ -171,10 +171,10 @@ export class Service {
     }, nowMs);
     const disk = options.log?.disk ?? null;
     this.disk = disk === null ? null : new DiskLog(this.core, disk, options.logLimit);
-    this.judge = new Judge(loop.node, loop.peer?.name ?? null);
+    this.judge = new Judge(loop.node);
     wasm.setJudgement(options.finWaitMs);
     if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
-    if (options.log === null && loop.peer !== null) wasm.setKeep(options.rejoinLimit);
+    if (options.log === null && loop.peers.length > 0) wasm.setKeep(options.rejoinLimit);
     // In log mode there is one server, and nothing to compare it with.
     wasm.setLag(options.lagBytes, options.log === null ? options.lagTimeMs : 0);
     wasm.setMssMax(this.mssFor(options.mtu));
@@ -186,7 +186,7 @@ export class Service {
       answers: "caller",
     });
     this.claim.prepare();
-    this.cardReader = loop.peer === null
+    this.cardReader = loop.peers.length === 0
       ? null
       : new CardReader(options.interfaceName, options.addressBytes.length === 4 ? 4 : 6);
   }

@@ -79,6 +79,7 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     lastTakeover: service.lastTakeover,
     counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
     arbitration: inWallTime(replica.arbitration),
+    spareOf: replica.isSpare ? replica.partner : null,
     speaks: replica.maySpeak(nowMs),
     judgements: service.judgements,
     recovery: service.recoverer?.status(nowMs) ?? null,
@@ -92,6 +93,7 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
  */
 export function linkStatus(link: Link, nowMs: number, silenceMs: number): LoopLinkStatus {
   return {
+    peer: link.peer,
     local: link.text.local,
     remote: link.text.remote,
     up: link.heardMs !== null && nowMs - link.heardMs <= silenceMs &&

@@ -101,6 +101,8 @@ export type JudgeEffect =
 export interface Situation {
   /** This node is primary. */
   primary: boolean;
+  /** Name of the other replica; null when there is none. */
+  peer: string | null;
   /** Nothing is known against the other replica's server. */
   peerWorks: boolean;
   /** A standby with a living server could take the service now. */
@@ -117,17 +119,15 @@ export const RETRY_MS = 1000;
 /** The judge of one service on one node. */
 export class Judge {
   readonly #node: string;
-  readonly #peer: string;
   /** The last judgement: what it said and when it was found again. */
   #last = "";
   #lastMs = -Infinity;
   #handingOver: HandOverReason | null = null;
   #retryMs = -Infinity;
 
-  /** Judges for `node`; `peer` is the other node's name, null when there is none. */
-  constructor(node: string, peer: string | null) {
+  /** Judges for `node`. */
+  constructor(node: string) {
     this.#node = node;
-    this.#peer = peer ?? "peer";
   }
 
   /** What the core has found since the last call. */
@@ -138,21 +138,22 @@ export class Judge {
   #handleFinding(finding: CoreFinding, situation: Situation): JudgeEffect[] {
     const { kind, clientPort, ours, theirs, waitedMs } = finding;
     const about = `connection from port ${clientPort}`;
+    const peer = situation.peer ?? "peer";
     switch (kind) {
       case "oursEnded":
         // A server that hangs ends nothing: there is nobody to compare ours with.
         if (!situation.peerWorks && theirs <= ours) return [{ kind: "releaseEnds" }];
         return this.#failed("app-died", situation, {
-          seen: `${about}: ended at octet ${ours}, while ${this.#peer}'s server ` +
+          seen: `${about}: ended at octet ${ours}, while ${peer}'s server ` +
             (theirs > ours ? `is at octet ${theirs}` : `had not after ${waitedMs} ms`),
         });
       case "oursRefuses":
         return this.#failed("app-refuses", situation, {
-          seen: `${about}: refused, while ${this.#peer}'s server accepts it`,
+          seen: `${about}: refused, while ${peer}'s server accepts it`,
         });
       case "theirsEnded":
         return this.#judge("app-died", {
-          node: this.#peer,
+          node: peer,
           act: "unprotect",
           seen: `${about}: ended at octet ${theirs}, while ${this.#node}'s server ` +
             (ours > theirs ? `is at octet ${ours}` : `had not after ${waitedMs} ms`),
@@ -160,7 +161,7 @@ export class Judge {
       case "diverged":
       case "divergedReset":
         return this.#judge("diverged", {
-          node: this.#peer,
+          node: peer,
           act: kind === "diverged" ? "unprotect" : "reset",
           seen: `${about}: its server and ${this.#node}'s wrote the same up to octet ${theirs}, ` +
             `and not up to octet ${ours}`,
@@ -171,7 +172,7 @@ export class Judge {
       case "theirsStopsWriting":
       case "theirsStopsReading":
         return this.#judge("app-hangs", {
-          node: this.#peer,
+          node: peer,
           act: "unprotect",
           seen: standstill(finding, { stands: theirs, goesOn: ours, other: this.#node }),
         }, situation.nowMs);
@@ -183,7 +184,11 @@ export class Judge {
   /** Our server stands still; a standby's core has given the connection up already. */
   #hangs(finding: CoreFinding, situation: Situation): JudgeEffect[] {
     const { ours, theirs } = finding;
-    const seen = standstill(finding, { stands: ours, goesOn: theirs, other: this.#peer });
+    const seen = standstill(finding, {
+      stands: ours,
+      goesOn: theirs,
+      other: situation.peer ?? "peer",
+    });
     if (situation.primary) return this.#failed("app-hangs", situation, { seen });
     const evidence: JudgeEvidence = { node: this.#node, act: "unprotect", seen };
     return this.#judge("app-hangs", evidence, situation.nowMs);

@@ -13,7 +13,8 @@
  *
  *   beat     = [version, 0, node: tstr, incarnation: u32, seq: u32,
  *               echoSeq: u32, echoDelayUs: u32, [* service]]
- *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1, asking: 0/1, voided: u32]
+ *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1, asking: 0/1, voided: u32,
+ *               invites: 0/1]
  *   hello    = [version, 1, node: tstr, service: tstr, epoch: u32, mtu: uint, logLimit: uint,
  *               capacity: uint, session: u32]         ; standby, first frame
  *   welcome  = [version, 2, node: tstr, epoch: u32, mtu: uint, logLimit: uint, capacity: uint]
@@ -24,7 +25,7 @@
  *   resume   = [version, 7, node: tstr, service: tstr, epoch: u32, session: u32, applied: u32]
  *                                                     ; who said hello, first frame
  *   resumed  = [version, 8, epoch: u32, applied: u32]
- *   version  = 1
+ *   version  = 2
  *
  * Decoding trusts nothing: before cbor-x sees an item, a scan admits only unsigned integers, short
  * texts and arrays, to a depth and number that these messages need - so no tag, map, float or
@@ -33,7 +34,7 @@
 import { Decoder, Encoder } from "cbor-x/index-no-eval";
 
 /** Version of all messages. */
-export const VERSION = 1;
+export const VERSION = 2;
 /** Longest envelope of a frame, in octets. */
 export const ENVELOPE_MAX = 1024;
 /** Longest beat, in octets: as many services as a node may have, with the longest names, fit. */
@@ -42,8 +43,8 @@ export const BEAT_MAX = 4096;
 export const SERVICES_MAX = 64;
 /** Longest text in a message, in octets. */
 const TEXT_MAX = 64;
-/** Most items in one message, arrays counted too: a beat of SERVICES_MAX services has 457. */
-const ITEMS_MAX = 9 + 7 * SERVICES_MAX;
+/** Most items in one message, arrays counted too: a beat of SERVICES_MAX services has 521. */
+const ITEMS_MAX = 9 + 8 * SERVICES_MAX;
 /** Deepest nesting: the message, the list of services, a service. */
 const DEPTH_MAX = 3;
 
@@ -79,6 +80,8 @@ export interface BeatService {
   asking: boolean;
   /** The sender's claims up to this epoch are void; see replica.ts. */
   voided: number;
+  /** The sender is primary, and who hears this is its standby or is to become it. */
+  invites: boolean;
 }
 
 /** "I am alive", said by the loop that forwards. */
@@ -154,13 +157,14 @@ export function encodeBeat(beat: Beat): Uint8Array {
     beat.seq,
     beat.echoSeq,
     beat.echoDelayUs,
-    beat.services.map(({ name, role, epoch, ready, asking, voided }) => [
+    beat.services.map(({ name, role, epoch, ready, asking, voided, invites }) => [
       name,
       ROLES.indexOf(role),
       epoch,
       ready ? 1 : 0,
       asking ? 1 : 0,
       voided,
+      invites ? 1 : 0,
     ]),
   ]);
 }
@@ -244,8 +248,8 @@ export function decodeBeat(bytes: Uint8Array): Beat {
     echoSeq: u32(items[5], "echoSeq"),
     echoDelayUs: u32(items[6], "echoDelayUs"),
     services: list.map((entry) => {
-      if (!Array.isArray(entry) || entry.length !== 6) {
-        throw new MessageError("Cannot decode a beat: a service is no array of 6");
+      if (!Array.isArray(entry) || entry.length !== 7) {
+        throw new MessageError("Cannot decode a beat: a service is no array of 7");
       }
       const role = ROLES[uint(entry[1], "role")];
       if (role === undefined) throw new MessageError(`Cannot decode a beat: role is ${entry[1]}`);
@@ -256,6 +260,7 @@ export function decodeBeat(bytes: Uint8Array): Beat {
         ready: bit(entry[3], "ready"),
         asking: bit(entry[4], "asking"),
         voided: u32(entry[5], "voided"),
+        invites: bit(entry[6], "invites"),
       };
     }),
   };

@@ -5,8 +5,10 @@
  * The register of a service holds one value, or none yet: the newest epoch that was ever given out,
  * and to whom. It changes by claims alone, each a compare-and-swap:
  *
- *   claim(expect, voids, epoch, owner, token)
+ *   claim(expect, voids, epoch, owner, token, heir)
  *     the value is this very claim already     -> granted again: its first answer was lost
+ *     the value has an heir, and neither that
+ *     nor its owner is the new owner           -> lost
  *     value's epoch <= expect                  -> granted, the claim becomes the value
  *     it is void, and follows on <= expect     -> the same
  *     else                                     -> lost, the answer tells the value
@@ -17,14 +19,20 @@
  * is void hides that one: who was no part of it has missed a change of hands still. A register that is empty, or older than what the
  * claimant knows (it was made anew), grants too: the first claim after that decides.
  *
+ * Of more than two replicas a value names two: its owner, and the heir who alone may follow it. Without
+ * that, a replica that is cut off from both could be granted what the heir's lease lets the owner do. With
+ * two replicas there is no third to be kept out, and no heir is named.
+ *
  * A token is chosen anew at each start of a daemon. It keeps a daemon that was restarted from taking
  * its former life's claim for its own.
  *
  * Sources: DESIGN section 6; Herlihy 1991, "Wait-free synchronization" (compare-and-swap).
  */
 
-/** Most voids of one claim: the claimant's own, its peer's, and one that was given to it. */
-export const VOIDS_MAX = 3;
+/** Most peers of a node. */
+export const PEERS_MAX = 7;
+/** Most voids of one claim: the claimant's own, its peers', and one that was given to it. */
+export const VOIDS_MAX: number = PEERS_MAX + 2;
 /** Largest epoch: it travels as an unsigned number of 32 bits. */
 export const EPOCH_MAX = 0xffffffff;
 
@@ -38,6 +46,8 @@ export interface RegisterValue {
   token: string;
   /** The term that its claimant had been part of. */
   follows: number;
+  /** Who alone may have it next, beside the owner; anybody when not given. */
+  heir?: string;
 }
 
 /** The wish to change it. */
@@ -66,14 +76,16 @@ export interface Decision {
 
 /** The rule: what becomes of `claim` at a register that holds `value`. */
 export function decide(value: RegisterValue | null, claim: Claim): Decision {
-  const { expect, voids, epoch, owner, token } = claim;
+  const { expect, voids, epoch, owner, token, heir } = claim;
   const isAgain = value !== null && value.epoch === epoch && value.owner === owner &&
     value.token === token;
   if (isAgain) return { granted: true, value };
   const isVoid = voids.some((v) => v.token === value?.token && value.epoch <= v.epoch);
   const isFree = value === null || value.epoch <= expect || (isVoid && value.follows <= expect);
-  if (isFree && epoch > expect && epoch > (value?.epoch ?? 0)) {
-    return { granted: true, value: { epoch, owner, token, follows: expect } };
+  const isThird = value?.heir !== undefined && owner !== value.owner && owner !== value.heir;
+  if (isFree && !isThird && epoch > expect && epoch > (value?.epoch ?? 0)) {
+    const next = { epoch, owner, token, follows: expect };
+    return { granted: true, value: heir === undefined ? next : { ...next, heir } };
   }
   return { granted: false, value };
 }
@@ -103,9 +115,10 @@ export function asVoids(raw: unknown): Void[] | null {
 export function asRegisterValue(raw: unknown): RegisterValue | null {
   if (typeof raw !== "object" || raw === null) return null;
   // A value without it, from an earlier version, hides nothing: it follows on itself.
-  const { epoch, owner, token, follows = epoch } = raw as Record<string, unknown>;
+  const { epoch, owner, token, follows = epoch, heir } = raw as Record<string, unknown>;
   if (!isEpoch(epoch) || !isWord(owner) || !isWord(token) || !isEpoch(follows)) return null;
-  return { epoch, owner, token, follows };
+  if (heir === undefined) return { epoch, owner, token, follows };
+  return isWord(heir) ? { epoch, owner, token, follows, heir } : null;
 }
 
 /** Whether `value` is an epoch: a whole number from 0 to EPOCH_MAX. */

@@ -58,6 +58,19 @@
  * The primary's beats carry it on to a new epoch as long as the primary counts on us (`ready`).
  * Whoever becomes primary with anything else starts afresh.
  *
+ * Several peers. A service has one primary and one standby at a time; the other replicas are spares. All
+ * of the above is between two: a replica and its partner.
+ *
+ *   primary   its partner is its standby, or whom it invites to be: the first of its peers, in the order
+ *             given, that is heard. It changes when nobody counts as its standby and the partner is silent.
+ *   others    the partner is the primary that was heard last, with the newest epoch
+ *   spare     hears a primary that names another standby. It connects when it is named, and is told all
+ *             connections then, as a standby that joins late. Of itself it takes nothing over: it cannot
+ *             tell the death of both others from its own isolation, and the register would refuse it
+ *   register  each claim names the pair, owner and heir. A primary whose standby has joined claims once
+ *             more, to have it named; until then it is bound by its grant and not by a lease, and the
+ *             standby is not in step
+ *
  * Without an arbiter two hosts that lose sight of each other both go on; when they meet again the
  * newer epoch wins, then the preferred node.
  *
@@ -74,8 +87,8 @@ export interface ReplicaOptions {
   service: string;
   /** This node's name. */
   node: string;
-  /** The peer's name, or null when the service has no other replica. */
-  peer: string | null;
+  /** Names of the other replicas, in the order in which a primary wants them as its standby. */
+  peers: readonly string[];
   /** Node that is primary at the first start; null for the name that sorts first. */
   prefer: string | null;
   /** Interval of heartbeats, milliseconds. */
@@ -122,6 +135,8 @@ export type Effect =
   }
   /** Open the replication channel to the primary. */
   | { kind: "follow" }
+  /** Close the replication channel: another one than who is at its other end is primary. */
+  | { kind: "leave" }
   /** The standby can no longer be counted on: release what waits for it, close its channel. */
   | { kind: "dropStandby"; reason: string }
   /** Say nothing any more: release the address, and let nothing of what is held leave. */
@@ -175,8 +190,10 @@ export interface Arbitration {
   } | null;
 }
 
-/** When a beat of the peer was heard. */
+/** When a beat of a peer was heard. */
 export interface Heard {
+  /** Name of the node that sent it. */
+  node: string;
   /** Now, milliseconds of the caller's monotonic clock. */
   nowMs: number;
   /** When we sent the newest beat of ours that it echoes; null when that is not known. */
@@ -208,6 +225,15 @@ const OCCUPIED_MS = 1000;
 /** A primary without a lease looks into the register this often, milliseconds. */
 const CONFIRM_MS = 1000;
 
+/** What is known of a peer, be it the partner or not. */
+interface Known {
+  role: Role;
+  epoch: number;
+  heardMs: number;
+  /** Claims of the life that is heard, on which it will never act. */
+  voided: Void;
+}
+
 /** A claim on its way. */
 interface Asked {
   ticket: number;
@@ -222,6 +248,13 @@ export class Replica {
   #role: Role = "joining";
   #epoch: number;
   #joinUntilMs: number;
+  readonly #known = new Map<string, Known>();
+  /** The other replica that all below is about; null without peers. */
+  #partner: string | null;
+  /** Primary of more than two replicas: the register names our standby as who may follow. */
+  #isCovered = false;
+  /** The primary that is our partner names another standby. */
+  #isSpare = false;
   #heardMs: number | null = null;
   /** When time was looked at last, and how much silence we have been awake for since a beat. */
   #lookedMs: number;
@@ -237,8 +270,6 @@ export class Replica {
 
   /** Our claims up to this epoch will never be acted on. */
   #voided = 0;
-  /** The same of the peer's life that we hear. */
-  #peerVoid: Void | null = null;
   /** What the register held for us without our doing: the peer has claimed it in our name. */
   #given: Void | null = null;
   /** Epoch the register named when we lost; whoever has it may act on it. */
@@ -274,8 +305,9 @@ export class Replica {
     this.#options = options;
     this.#epoch = options.epoch;
     this.#lookedMs = nowMs;
+    this.#partner = options.peers[0] ?? null;
     this.#joinUntilMs = nowMs +
-      (options.peer === null ? 0 : this.#listenMs() * (this.#preferred() ? 1 : 2));
+      (this.#partner === null ? 0 : this.#listenMs() * (1 + this.#rank(options.node)));
   }
 
   /** Role now. */
@@ -295,7 +327,8 @@ export class Replica {
 
   /** True while the primary's connections reach the standby (as seen by either side). */
   get ready(): boolean {
-    return this.#channelUp && (this.#role === "standby" || this.#role === "primary");
+    if (!this.#channelUp) return false;
+    return this.#role === "standby" || (this.#role === "primary" && !this.#isExposed);
   }
 
   /** True when the standby could take over now: `ready`, and no grant stands against its claim. */
@@ -312,6 +345,21 @@ export class Replica {
   /** True while the peer is heard in time. */
   get peerAlive(): boolean {
     return this.#peerAlive;
+  }
+
+  /** The other replica of the pair that counts now; null without peers. */
+  get partner(): string | null {
+    return this.#partner;
+  }
+
+  /** Primary: `node` is its standby, or invited to be; for beats. */
+  invites(node: string): boolean {
+    return this.#role === "primary" && this.#partner === node;
+  }
+
+  /** True while the primary names another one as its standby. */
+  get isSpare(): boolean {
+    return this.#role === "standby" && this.#isSpare;
   }
 
   /** When the peer was heard last, milliseconds of the caller's clock, or null. */
@@ -373,7 +421,16 @@ export class Replica {
 
   /** Primary with an arbiter: a grant is what lets us speak, and no lease. */
   get #isBoundByGrant(): boolean {
-    return !this.#counts || this.#heldEpoch !== null;
+    return !this.#counts || this.#heldEpoch !== null || this.#isExposed;
+  }
+
+  /** Primary: a third replica could be granted our service, as the register does not name our standby. */
+  get #isExposed(): boolean {
+    return this.#hasSpares && !this.#isCovered;
+  }
+
+  get #hasSpares(): boolean {
+    return this.#options.peers.length > 1;
   }
 
   /** Standby: our connections are those of the primary's epoch. */
@@ -385,36 +442,60 @@ export class Replica {
   #isLeaderless(nowMs: number): boolean {
     const sinceMs = this.#leaderlessSinceMs;
     if (sinceMs === null || !this.#peerAlive) return false;
-    if (this.#preferred()) return nowMs - sinceMs > LEADERLESS_MS;
-    return this.#options.arbiter !== null && nowMs - sinceMs > LEADERLESS_MS + YIELD_MS;
+    const rank = this.#rank(this.#options.node);
+    if (rank > 0 && this.#options.arbiter === null) return false;
+    return nowMs - sinceMs > LEADERLESS_MS + rank * YIELD_MS;
   }
 
-  #preferred(): boolean {
-    const { node, peer, prefer } = this.#options;
-    if (prefer === node || prefer === peer) return prefer === node;
-    return peer === null || node < peer;
+  /** How many replicas come before `node` where nobody is primary: the preferred one, then by name. */
+  #rank(node: string): number {
+    const { peers, prefer } = this.#options;
+    const before = (other: string) => node !== prefer && (other === prefer || other < node);
+    return [this.#options.node, ...peers].filter((other) => other !== node && before(other)).length;
+  }
+
+  /** One that comes before us where nobody is primary is heard. */
+  #isBetterHeard(nowMs: number): boolean {
+    const own = this.#rank(this.#options.node);
+    return [...this.#known].some(([node, { heardMs }]) =>
+      this.#rank(node) < own && nowMs - heardMs <= this.#silenceMs()
+    );
   }
 
   // What is heard ---------------------------------------------------------------------------------
 
-  /** The peer said something about this service; each beat in the order it was sent. */
-  handleBeat(beat: BeatService, { nowMs, echoedMs, token }: Heard): Effect[] {
+  /** A peer said something about this service; each beat of it in the order it was sent. */
+  handleBeat(beat: BeatService, heard: Heard): Effect[] {
+    const { node, nowMs, token } = heard;
+    const before = this.#known.get(node)?.voided;
+    const voided = Math.max(before?.token === token ? before.epoch : 0, beat.voided);
+    this.#known.set(node, {
+      role: beat.role,
+      epoch: beat.epoch,
+      heardMs: nowMs,
+      voided: { token, epoch: voided },
+    });
+    // One who speaks in an older epoch than we know of has lost it, and does not know yet.
+    const speaks = beat.role === "primary" && beat.epoch >= this.#epoch;
+    const effects: Effect[] = [];
+    if (node !== this.#partner) {
+      if (this.#role === "primary") return beat.role === "primary" ? this.#collide(node, beat) : [];
+      if (!speaks || (beat.epoch === this.#epoch && this.#peerRole === "primary")) return [];
+      if (this.#channelUp) effects.push({ kind: "leave" });
+      this.#pairWith(node);
+    }
     this.#heardMs = nowMs;
     this.#lookedMs = Math.max(this.#lookedMs, nowMs);
     this.#silenceObservedMs = 0;
     this.#peerAlive = true;
     this.#peerRole = beat.role;
     this.#peerEpoch = beat.epoch;
-    const before = this.#peerVoid?.token === token ? this.#peerVoid.epoch : 0;
-    this.#peerVoid = { token, epoch: Math.max(before, beat.voided) };
     // A silent primary believes only the life it has spoken beside: another one may come after a
     // takeover that we have slept through.
     if (this.#role !== "primary" || this.maySpeak(nowMs)) this.#peerToken = token;
-    this.handleEcho(beat, { echoedMs, token });
-    // One who speaks in an older epoch than we know of has lost it, and does not know yet.
-    const speaks = beat.role === "primary" && beat.epoch >= this.#epoch;
+    this.handleEcho(beat, heard);
     if (this.#role === "primary") {
-      return beat.role === "primary" ? this.#collide(beat) : this.#heardStandby(nowMs);
+      return beat.role === "primary" ? this.#collide(node, beat) : this.#heardStandby(nowMs);
     }
     if (!speaks) {
       this.#leaderlessSinceMs ??= nowMs;
@@ -424,13 +505,43 @@ export class Replica {
     const isNewer = beat.epoch > this.#epoch;
     this.#epoch = beat.epoch;
     this.#withdraw();
+    this.#isSpare = !beat.invites;
     if (this.#role !== "standby") {
       this.#stateEpoch = null;
-      return this.#become("standby", [{ kind: "follow" }]);
+      effects.push(...this.#become("standby", []));
+    } else {
+      this.#refused = false;
+      if (isNewer) this.#stateEpoch = this.#channelUp && beat.ready ? beat.epoch : null;
     }
-    this.#refused = false;
-    if (isNewer) this.#stateEpoch = this.#channelUp && beat.ready ? beat.epoch : null;
-    return this.#channelUp ? [] : [{ kind: "follow" }];
+    if (!this.#channelUp && !this.#isSpare) effects.push({ kind: "follow" });
+    return effects;
+  }
+
+  /** From now on the other one of the pair is `node`, of whom nothing is remembered. */
+  #pairWith(node: string): void {
+    this.#partner = node;
+    this.#peerToken = null;
+    this.#leaseFromMs = -Infinity;
+    this.#leaderlessSinceMs = null;
+    this.#channelUp = false;
+    this.#stateEpoch = null;
+    const known = this.#known.get(node);
+    this.#heardMs = known?.heardMs ?? null;
+    this.#peerRole = known?.role ?? null;
+    this.#peerEpoch = known?.epoch ?? 0;
+  }
+
+  /** Primary whom no standby follows, and whose partner is silent: the first peer that is heard is invited. */
+  #choosePartner(nowMs: number): void {
+    if (this.#counts || this.#peerAlive || this.#asked !== null) return;
+    const next = this.#options.peers.find((node) => {
+      const known = this.#known.get(node);
+      return known !== undefined && nowMs - known.heardMs <= this.#silenceMs();
+    });
+    if (next === undefined || next === this.#partner) return;
+    this.#pairWith(next);
+    this.#silenceObservedMs = 0;
+    this.#peerAlive = true;
   }
 
   /**
@@ -438,15 +549,16 @@ export class Replica {
    * have come over a link that takes nothing to the peer, and echo only what that link took long ago.
    * The lease loses nothing by a late one: who asks does so `leaseMs` after all it has echoed before.
    */
-  handleEcho(beat: BeatService, { echoedMs, token }: Pick<Heard, "echoedMs" | "token">): void {
+  handleEcho(beat: BeatService, { node, echoedMs, token }: Omit<Heard, "nowMs">): void {
+    if (node !== this.#partner) return;
     const isBound = token === this.#peerToken && beat.epoch <= this.#epoch && !beat.asking;
     if (echoedMs !== null && isBound) this.#leaseFromMs = Math.max(this.#leaseFromMs, echoedMs);
   }
 
   /** Two primaries: the newer epoch stays, then the preferred node. */
-  #collide(beat: BeatService): Effect[] {
-    const yields = beat.epoch > this.#epoch ||
-      (beat.epoch === this.#epoch && !this.#preferred());
+  #collide(node: string, beat: BeatService): Effect[] {
+    const isPreferred = this.#rank(this.#options.node) < this.#rank(node);
+    const yields = beat.epoch > this.#epoch || (beat.epoch === this.#epoch && !isPreferred);
     if (!yields) return [];
     const own = this.#epoch;
     this.#epoch = beat.epoch;
@@ -460,7 +572,7 @@ export class Replica {
   #heardStandby(nowMs: number): Effect[] {
     if (this.#lostStandby !== null) return this.#goAlone(nowMs);
     if (nowMs >= this.#leaseFromMs + this.#leaseMs()) return [];
-    if (this.#asked?.purpose === "hold") this.#withdraw();
+    if (this.#asked?.purpose === "hold" && !this.#isExposed) this.#withdraw();
     if (this.#heldEpoch !== null) this.#announce();
     if (!this.#counts) this.#awakeMs = Math.max(this.#awakeMs, this.#leaseFromMs);
     return [];
@@ -481,9 +593,11 @@ export class Replica {
   handleChannelUp(epoch: number): void {
     this.#channelUp = true;
     this.#lostStandby = null;
+    this.#isCovered = false;
     if (this.#role !== "standby") return;
     this.#epoch = Math.max(this.#epoch, epoch);
-    this.#stateEpoch = epoch;
+    // Where the register must name us first, the primary's next epoch says that it does.
+    this.#stateEpoch = this.#hasSpares ? null : epoch;
     this.#refused = false;
   }
 
@@ -501,10 +615,10 @@ export class Replica {
 
   /** We are to hand over: `handOver` follows, at once or when the register has agreed. */
   requestSwitch(nowMs: number): Effect[] {
-    if (this.#role !== "primary" || !this.ready || this.#options.peer === null) return [];
+    if (this.#role !== "primary" || !this.ready) return [];
     if (this.#options.arbiter === null) return [{ kind: "handOver", epoch: this.#next() }];
     // What is given to the standby now, it may act on: so a lease must bind us, and no hold free us.
-    if (this.#asked !== null || this.#heldEpoch !== null) return [];
+    if (this.#asked !== null || this.#isBoundByGrant) return [];
     const effects = this.#ask("switch", nowMs);
     this.#isSwitching = effects.length > 0;
     return effects;
@@ -569,9 +683,11 @@ export class Replica {
     if (this.#role === "joining") {
       if (nowMs < this.#joinUntilMs) return false;
       // A preferred peer that is heard will claim it; it is only a little slower than we are.
-      return !this.#peerAlive || this.#preferred() || nowMs > this.#joinUntilMs + YIELD_MS;
+      const yieldMs = this.#rank(this.#options.node) * YIELD_MS;
+      return !this.#isBetterHeard(nowMs) || nowMs > this.#joinUntilMs + yieldMs;
     }
     if (this.#isLeaderless(nowMs)) return true;
+    if (this.#isSpare) return false;
     if (!isArbitrated) return silent;
     // Without the primary's connections there is no hurry: time to hear it, or others do.
     if (!this.#inStep) return this.#silenceObservedMs > this.#listenMs();
@@ -596,6 +712,7 @@ export class Replica {
 
   #timeAsPrimary(nowMs: number): Effect[] {
     const { arbiter } = this.#options;
+    this.#choosePartner(nowMs);
     if (this.maySpeak(nowMs)) this.#stalledSinceMs = null;
     else {
       this.#stalledSinceMs ??= nowMs;
@@ -604,7 +721,12 @@ export class Replica {
       // Whoever has taken over meanwhile is heard now, or is not to be heard at all.
       if (waitedMs > this.#silenceMs()) this.#awakeMs = nowMs;
     }
-    const effects = arbiter !== null && this.#isBoundByGrant ? this.#confirm(nowMs) : [];
+    // A spare that is cut off from all may have been started anew, and hear of nobody.
+    const mayBeRivalled = this.#isBoundByGrant || this.#options.peers.length > 1;
+    const effects = arbiter !== null && mayBeRivalled ? this.#confirm(nowMs) : [];
+    if (this.#channelUp && this.#isExposed && this.#heldEpoch === null) {
+      effects.push(...this.#ask("hold", nowMs));
+    }
     if (!this.#counts) return effects;
     // Waiting costs a moment of held output; dropping it costs every connection its protection.
     if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return effects;
@@ -629,7 +751,7 @@ export class Replica {
   }
 
   /**
-   * Without a lease: does the register still name us? Also on a hold: a standby that hears none of our
+   * Without a lease, or with spares: does the register still name us? Also on a hold: a standby that hears none of our
    * beats, while we hear its own, may find nobody at the address when our card is dead for a while.
    */
   #confirm(nowMs: number): Effect[] {
@@ -643,9 +765,11 @@ export class Replica {
 
   /** An epoch newer than any we know of. */
   #next(): number {
-    const voided = Math.max(this.#voided, this.#peerVoid?.epoch ?? 0, this.#given?.epoch ?? 0);
-    const known = Math.max(this.#epoch, this.#peerEpoch, this.#heldEpoch ?? 0, this.#observed);
-    return Math.max(known, voided) + 1;
+    const peers = [...this.#known.values()].map(({ epoch, voided }) =>
+      Math.max(epoch, voided.epoch)
+    );
+    const own = Math.max(this.#epoch, this.#heldEpoch ?? 0, this.#voided, this.#given?.epoch ?? 0);
+    return Math.max(own, this.#observed, ...peers) + 1;
   }
 
   /** Claims an epoch, unless a claim is under way or it is too soon after one without an answer. */
@@ -668,7 +792,9 @@ export class Replica {
         inStep: isInStep,
       }));
     } else if (purpose === "hold") {
-      effects.push(judged(this.#counts ? "standby silent" : "own stall", {
+      const isJoining = this.#channelUp && this.#isExposed && this.maySpeak(nowMs);
+      const what = isJoining ? "standby joined" : this.#counts ? "standby silent" : "own stall";
+      effects.push(judged(what, {
         silentMs: round(this.#silentMs(nowMs)),
         echoedMsAgo: round(nowMs - this.#leaseFromMs),
         awakeMsAgo: round(nowMs - this.#awakeMs),
@@ -692,15 +818,18 @@ export class Replica {
   }
 
   #claim(purpose: Purpose, nowMs: number): Effect {
-    const { node, peer, token } = this.#options;
+    const { node, token } = this.#options;
     const term = Math.max(this.#epoch, this.#heldEpoch ?? 0);
     const isBound = this.#role === "primary" || this.#inStep;
     const expect = isBound ? term : Math.max(term, this.#observed);
     const voids = [{ token, epoch: this.#voided }];
-    if (this.#peerVoid !== null) voids.push(this.#peerVoid);
+    for (const { voided } of this.#known.values()) voids.push(voided);
     if (this.#given !== null) voids.push(this.#given);
-    const owner = purpose === "switch" ? peer! : node;
-    const claim = { expect, voids, epoch: this.#next(), owner, token };
+    const pair = [node, this.#partner!];
+    if (purpose === "switch") pair.reverse();
+    const [owner, heir] = pair;
+    const claim: Claim = { expect, voids, epoch: this.#next(), owner, token };
+    if (this.#hasSpares) claim.heir = heir;
     const ticket = ++this.#tickets;
     this.#asked = { ticket, purpose, claim, askedMs: nowMs };
     return { kind: "arbitrate", ticket, purpose, claim };
@@ -773,6 +902,7 @@ export class Replica {
         return [{ kind: "handOver", epoch }];
       case "hold":
         this.#heldEpoch = epoch;
+        this.#isCovered = asked.claim.heir === this.#partner;
         this.#awakeMs = awakeMs;
         this.#nextConsultMs = awakeMs + CONFIRM_MS;
         if (!this.#counts) this.#announce();
@@ -817,7 +947,9 @@ export class Replica {
     this.#reachable = value !== undefined;
     if (value === undefined || this.#role !== "primary") return [];
     if (value === null || value.epoch < this.#epoch) return this.#ask("hold", nowMs);
-    const isVoid = value.token === this.#peerVoid?.token && value.epoch <= this.#peerVoid.epoch;
+    const isVoid = [...this.#known.values()].some(({ voided }) =>
+      value.token === voided.token && value.epoch <= voided.epoch
+    );
     if (value.epoch === this.#epoch || isVoid || value.owner === this.#options.node) return [];
     this.#observed = Math.max(this.#observed, value.epoch);
     return this.#retire("the register names another primary", {
@@ -841,6 +973,8 @@ export class Replica {
     this.#stateEpoch = null;
     this.#nextConsultMs = awakeMs + CONFIRM_MS;
     if (reason === "start" || reason === "peer-silent") this.#channelUp = false;
+    // Who hands over has named itself as the heir.
+    this.#isCovered = this.#channelUp;
     return this.#become("primary", [
       { kind: "storeEpoch", epoch },
       { kind: "promote", reason, epoch, silentMs, afresh },

@@ -6,7 +6,7 @@
  * a Duplex, so a TLS socket does as well as a plain one. Answers come in the order of the questions.
  *
  *   {"id":1,"op":"claim","key":"a+b/web","expect":2,"voids":[],
- *    "epoch":3,"owner":"a","token":"9f3c"}
+ *    "epoch":3,"owner":"a","token":"9f3c"}     "heir":"b" too, of more than two replicas
  *   {"id":1,"granted":true,"value":{"epoch":3,"owner":"a","token":"9f3c"}}
  *   {"id":2,"op":"read","key":"a+b/web"}   ->  {"id":2,"value":{...}} or {"id":2,"value":null}
  *   {"id":3,"op":"ping"}                   ->  {"id":3}
@@ -28,7 +28,7 @@ import { type RegisterStore, StoreError } from "./store.ts";
 /** Connections at one time. */
 export const CONNECTIONS_MAX = 1024;
 /** Octets of one line, without its end. */
-export const LINE_MAX = 1024;
+export const LINE_MAX = 4096;
 /** A connection without a question for so long is closed, milliseconds. */
 const IDLE_MS = 60_000;
 /** Octets of answers that may wait for a client. */
@@ -184,7 +184,7 @@ function answerTo(line: string, store: RegisterStore): Record<string, unknown> {
 }
 
 function claimOf(id: number, question: Record<string, unknown>): Claim {
-  const { expect, epoch, owner, token } = question;
+  const { expect, epoch, owner, token, heir } = question;
   if (!isEpoch(expect) || !isEpoch(epoch)) {
     throw new QuestionError(id, "expect or epoch is no number from 0 to 2^32 - 1");
   }
@@ -193,7 +193,9 @@ function claimOf(id: number, question: Record<string, unknown>): Claim {
   }
   const voids = asVoids(question.voids);
   if (voids === null) throw new QuestionError(id, "voids is no list of tokens and epochs");
-  return { expect, voids, epoch, owner, token };
+  if (heir === undefined) return { expect, voids, epoch, owner, token };
+  if (isWord(heir)) return { expect, voids, epoch, owner, token, heir };
+  throw new QuestionError(id, "heir is not 1 to 64 printable characters");
 }
 
 function isKey(value: unknown): value is string {

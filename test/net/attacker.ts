@@ -115,6 +115,7 @@ function attackWithBeat(frame: Uint8Array<ArrayBuffer>): void {
           ready: true,
           asking: false,
           voided: 0,
+          invites: true,
         }],
       }),
     );

@@ -61,11 +61,11 @@ const EXCHANGE_TIMEOUT_MS = 30_000;
 const LISTENING = "0A";
 const ESTABLISHED = "01";
 
-/** The hosts of a site. */
-export type HostName = "a" | "b";
+/** The hosts of a site: two, or with `third` three. */
+export type HostName = "a" | "b" | "c";
 
-/** The servers' commands. */
-export type Commands = Record<HostName, string[]>;
+/** The servers' commands; without one of its own the third host has the first one's. */
+export type Commands = Record<"a" | "b", string[]> & { c?: string[] };
 
 /** What a site is like. */
 export interface SiteOptions {
@@ -76,9 +76,11 @@ export interface SiteOptions {
    * daemons start none: the test does, with {@linkcode Site.startServer}.
    */
   run?: Commands | ((addresses: { address: string; clientAddress: string }) => Commands);
+  /** There is a third host, c. */
+  third?: boolean;
   /** Hosts know of no peer: each is alone. */
   alone?: boolean;
-  /** Hosts whose daemon is started at once; default both. */
+  /** Hosts whose daemon is started at once; default all. */
   hosts?: HostName[];
   /** MTU of hosts and switch; default 1500. */
   mtu?: number;
@@ -132,9 +134,11 @@ export async function withSite(
   options: SiteOptions,
   body: (site: Site) => Promise<void>,
 ): Promise<void> {
-  const { family = 4, mtu, clientMtu, hosts = ["a", "b"] } = options;
+  const all: HostName[] = options.third === true ? ["a", "b", "c"] : ["a", "b"];
+  const { family = 4, mtu, clientMtu, hosts = all } = options;
   const { witness, links, insecure } = options;
   const topologyOptions: TopologyOptions = {
+    hosts: all,
     ipv6: family === 6,
     mtu,
     clientMtu,
@@ -189,7 +193,7 @@ export class Site {
     this.#options = options;
   }
 
-  /** The other host. */
+  /** The other one of the first two hosts. */
   other(host: HostName): HostName {
     return host === "a" ? "b" : "a";
   }
@@ -208,7 +212,10 @@ export class Site {
     const configPath = await this.topology.writeConfig(host, {
       cluster: { detect: DETECT, ...cluster },
       peers: alone === true ? [] : undefined,
-      service: { ...(commands === undefined ? {} : { run: commands[host] }), ...service },
+      service: {
+        ...(commands === undefined ? {} : { run: commands[host] ?? commands.a }),
+        ...service,
+      },
     });
     this.#daemons.set(host, await this.topology.startDaemon(host, configPath, { env }));
   }
@@ -519,7 +526,7 @@ export class Site {
         console.log(`no status: ${error}`);
       }
     }
-    for (const host of ["a", "b"]) {
+    for (const host of Object.keys(this.topology.hosts)) {
       console.log(`---- log of host ${host}`);
       console.log(await readEnd(this.topology.logPath(host)));
     }
@@ -528,7 +535,7 @@ export class Site {
   /** The end of each host's log, short enough for the message of an error. */
   async lastWords(): Promise<string> {
     const ends: string[] = [];
-    for (const host of ["a", "b"]) {
+    for (const host of Object.keys(this.topology.hosts)) {
       const lines = (await readEnd(this.topology.logPath(host))).trimEnd().split("\n");
       ends.push(`The log of host ${host} ends`);
       for (const line of lines.slice(-WORDS_LINES_MAX)) ends.push(line.slice(0, WORDS_LENGTH_MAX));

@@ -17,7 +17,7 @@ import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, sleep, until } from "./conditions.ts";
 import { downloadThroughCrashes } from "./download.ts";
-import { mixedServer, type Site, withSite } from "./harness.ts";
+import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
 import { assertUnbroken } from "./verdict.ts";
 import { MIX } from "./workload.ts";
@@ -37,7 +37,7 @@ async function startServers(site: Site): Promise<void> {
 }
 
 /** Verdicts a node has made so far, with the node each is about. */
-async function verdicts(site: Site, host: "a" | "b"): Promise<string[]> {
+async function verdicts(site: Site, host: HostName): Promise<string[]> {
   return (await site.service(host)).judgements
     .filter(({ evidence }) => typeof evidence.act === "string")
     .map(({ judgement, evidence }) => `${evidence.node} ${judgement}`);

@@ -17,7 +17,7 @@
 import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, sleep, until } from "./conditions.ts";
-import { mixedServer, type Site, withSite } from "./harness.ts";
+import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { assertUnbroken } from "./verdict.ts";
 import { type Kind, MIX } from "./workload.ts";
 
@@ -39,7 +39,7 @@ async function startServers(site: Site): Promise<void> {
 }
 
 /** What a node has judged of servers. */
-async function verdicts(site: Site, host: "a" | "b"): Promise<Record<string, unknown>[]> {
+async function verdicts(site: Site, host: HostName): Promise<Record<string, unknown>[]> {
   return (await site.service(host)).judgements
     .filter(({ evidence }) => typeof evidence.act === "string")
     .map(({ judgement, evidence }) => ({ judgement, ...evidence }));

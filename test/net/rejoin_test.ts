@@ -8,6 +8,8 @@
  *   hot and log mode    every octet right, no RST, one SYN, through the death of one host and of the other
  *   hot, switch         and through a planned switch to the host that came back
  *   hot, server         the first host's server dies alone and is started again
+ *   three hosts         the third one has been a spare, is told when the first dies, and ends up alone
+ *   three hosts         the third is told of all when the first dies, and goes on alone when the second does
  *   rejoin_limit        of whom more was said is unprotected, which is listed, and is served as ever
  */
 
@@ -55,10 +57,13 @@ interface Fate {
   last: (site: Site, host: HostName) => Promise<unknown>;
 }
 
-/** One host fails and comes back, then the other one ends; all connections live on. */
-async function outlive({ random }: NetTestContext, site: Site, fate: Fate): Promise<void> {
+/**
+ * One host fails, then the one that took over ends; all connections live on.
+ *
+ * @returns Who is primary in the end.
+ */
+async function outlive({ random }: NetTestContext, site: Site, fate: Fate): Promise<HostName> {
   const first = await site.waitCovered();
-  const second = site.other(first);
   const capture = await site.startCapture();
   const momentMs = Math.round(random.between(500, 3000));
   console.log(`first crash after ${momentMs} ms`);
@@ -66,14 +71,17 @@ async function outlive({ random }: NetTestContext, site: Site, fate: Fate): Prom
   await workload.go();
   await sleep(momentMs);
   const faultMs = await (fate.first ?? losePower)(site, first);
-  // The repaired host is told of every connection that lives, behind their traffic.
+  const second = await site.primary();
+  // The repaired host, or the third one, is told of every connection that lives, behind their traffic.
   const brought = await waitBrought(site, second);
   await fate.last(site, second);
   await workload.mustSucceed(90_000);
   const dropped = await capture.stop();
   assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence: true });
   assert.ok(brought > 30, `only ${brought} connections were left when the second host ended`);
-  assert.equal((await site.service(first)).role, "primary");
+  const last = await site.primary();
+  assert.notEqual(last, second);
+  return last;
   await Deno.remove(capture.path);
 }
 
@@ -87,6 +95,28 @@ for (const [mode, service] of Object.entries({ hot: HOT, log: { mode: "log" } })
         let dead: HostName = "a";
         await outlive(context, site, { last: (_, second) => site.crash(dead = second) });
         await site.revive(dead);
+      }
+    });
+  });
+}
+
+for (const [mode, service] of Object.entries({ hot: HOT, log: { mode: "log" } })) {
+  const name = `100 connections outlive two of three hosts, down to the last (${mode} mode)`;
+  netTest(name, [], async (context) => {
+    const site = { run: mixedServer(), service, third: true, witness: true };
+    await withSite(context, site, async (site) => {
+      const rounds = repetitions(50, 0.02);
+      for (let round = 0; round < rounds; round++) {
+        console.log(`round ${round + 1} of ${rounds}`);
+        const dead: HostName[] = [];
+        const crash = (_: Site, host: HostName) => {
+          dead.push(host);
+          return site.crash(host);
+        };
+        const last = await outlive(context, site, { first: crash, last: crash });
+        assert.equal(dead.includes(last), false);
+        assert.equal((await site.service(last)).protected, false);
+        for (const host of dead) await site.revive(host);
       }
     });
   });

@@ -21,8 +21,8 @@ import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { runProcess } from "./process.ts";
 import { assertUnbroken } from "./verdict.ts";
 
-const HOSTS = ["a", "b"] as const;
-const ADDRESSES: Record<HostName, string> = { a: "10.78.0.1", b: "10.78.0.2" };
+const HOSTS: readonly HostName[] = ["a", "b"];
+const ADDRESSES: Record<string, string> = { a: "10.78.0.1", b: "10.78.0.2" };
 const PORT = 7946;
 const ATTACK_S = 4;
 

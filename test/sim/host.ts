@@ -270,7 +270,7 @@ export class SimHost {
     this.replica = new Replica({
       service: SERVICE,
       node: this.name,
-      peer: this.#peer,
+      peers: [this.#peer],
       prefer: "a",
       heartbeatMs,
       detect,
@@ -286,7 +286,7 @@ export class SimHost {
     this.#nextBeatMs = 0;
     this.#lastBeatMs = 0;
     this.#peerLife = new PeerLife();
-    this.#judging = new Judge(this.name, this.#peer);
+    this.#judging = new Judge(this.name);
     this.core.wasm.setJudgement(FIN_WAIT_MS);
     this.#peerReady = false;
     this.#nextConnectMs = 0;
@@ -492,7 +492,8 @@ export class SimHost {
     this.#beatSeq = (this.#beatSeq + 1) >>> 0;
     this.#lastBeatMs = nowMs;
     const { role, epoch, ready, asking, voided } = this.replica;
-    const services = [{ name: SERVICE, role, epoch, ready, asking, voided }];
+    const invites = this.replica.invites(this.#peer);
+    const services = [{ name: SERVICE, role, epoch, ready, asking, voided, invites }];
     for (const [index, link] of this.#links.entries()) {
       const bytes = encodeBeat({
         kind: "beat",
@@ -521,19 +522,20 @@ export class SimHost {
       const isOld = ((this.#beatSeq - beat.echoSeq) >>> 0) >= BEATS_KEPT || sentMs === 0;
       const echoedMs = isOld ? null : sentMs;
       const novelty = this.#peerLife.note(beat, nowMs);
+      const { node } = beat;
       const token = beat.incarnation.toString(16);
       for (const said of beat.services) {
         if (novelty === "late") {
-          this.replica.handleEcho(said, { echoedMs, token });
+          this.replica.handleEcho(said, { node, echoedMs, token });
           continue;
         }
-        if (said.ready && !this.#peerReady) this.core.wasm.bring();
-        this.#peerReady = said.ready;
         if (novelty === "reborn" && this.replica.role === "standby") {
           this.#closeChannel("the peer has started again");
         }
-        const effects = this.replica.handleBeat(said, { nowMs, echoedMs, token });
+        const effects = this.replica.handleBeat(said, { node, nowMs, echoedMs, token });
         yield* this.#perform(effects, nowMs);
+        if (said.ready && !this.#peerReady) this.core.wasm.bring();
+        this.#peerReady = said.ready;
       }
     }
     if (heard && this.clock() - this.#lastBeatMs > this.#options.heartbeatMs / 2) {
@@ -987,7 +989,8 @@ export class SimHost {
     });
     const primary = replica.role === "primary";
     const canHandOver = primary && replica.ready && this.#peerReady;
-    const situation: Situation = { primary, peerWorks: this.#peerReady, canHandOver, nowMs };
+    const peer = this.#peer;
+    const situation: Situation = { primary, peer, peerWorks: this.#peerReady, canHandOver, nowMs };
     this.#carryOut(this.#judging.handleFindings(findings, situation), nowMs);
   }
 

@@ -12,7 +12,6 @@ import {
   parseConfig,
   parseDuration,
   parseSize,
-  unsupported,
   warnings,
 } from "../../runtime/config.ts";
 
@@ -341,14 +340,17 @@ Deno.test("loadConfig() says which file it cannot read", async () => {
   throw new Error("loadConfig() accepted a file that is not there");
 });
 
-Deno.test("unsupported() names what this version does not do", () => {
+Deno.test("parseConfig() takes several peers beside a register only", () => {
   const third =
     '[[peer]]\nname = "c"\nlinks = [ { local = "10.0.1.1:7946", remote = "10.0.1.3:7946" } ]\n';
-  const found = unsupported(parseConfig(FULL.replace("[cluster]", `${third}[cluster]`), "x"));
-  deepStrictEqual(found, ["peer: 2 peers, this version replicates to one"]);
-  deepStrictEqual(unsupported(parseConfig(FULL.replace('"hot"', '"log"'), "x")), []);
-  deepStrictEqual(unsupported(parseConfig(PAIR, "x")), []);
-  deepStrictEqual(unsupported(parseConfig(SMALL, "x")), []);
+  const full = FULL.replace("[cluster]", `${third}[cluster]`);
+  deepStrictEqual(parseConfig(full, "x").peers.map(({ name }) => name), ["b", "c"]);
+  throws(
+    () => parseConfig(full.replace(/arbiter = .*/, ""), "x"),
+    /cluster\.arbiter: found none beside 2 tables \[\[peer\]\], allowed: kind = "witness" or "etcd"/,
+  );
+  const fence = 'arbiter = { kind = "fence", command = ["/bin/true"], gateway = "10.0.0.254" }';
+  throws(() => parseConfig(full.replace(/arbiter = .*/, fence), "x"), /found "fence" beside 2/);
 });
 
 Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alone", () => {

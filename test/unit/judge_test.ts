@@ -12,9 +12,27 @@ import {
   type Situation,
 } from "../../runtime/protocol/judge.ts";
 
-const READY: Situation = { primary: true, peerWorks: true, canHandOver: true, nowMs: 1000 };
-const ALONE: Situation = { primary: true, peerWorks: true, canHandOver: false, nowMs: 1000 };
-const STANDBY: Situation = { primary: false, peerWorks: true, canHandOver: false, nowMs: 1000 };
+const READY: Situation = {
+  primary: true,
+  peer: "b",
+  peerWorks: true,
+  canHandOver: true,
+  nowMs: 1000,
+};
+const ALONE: Situation = {
+  primary: true,
+  peer: "b",
+  peerWorks: true,
+  canHandOver: false,
+  nowMs: 1000,
+};
+const STANDBY: Situation = {
+  primary: false,
+  peer: "b",
+  peerWorks: true,
+  canHandOver: false,
+  nowMs: 1000,
+};
 
 function found(fields: Partial<CoreFinding> = {}): CoreFinding {
   return {
@@ -43,7 +61,7 @@ function seen([effect]: JudgeEffect[]): string {
 }
 
 Deno.test("our server's death hands over once, with the evidence", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   const effects = judge.handleFindings([found(), found({ clientPort: 40001 })], READY);
   deepStrictEqual(words(effects), ["a app-died hand-over", "handOver app-died"]);
   strictEqual(
@@ -57,7 +75,7 @@ Deno.test("our server's death hands over once, with the evidence", () => {
 });
 
 Deno.test("an end that the other did not follow says how long was waited", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   strictEqual(
     seen(judge.handleFindings([found({ theirs: 100, waitedMs: 2000 })], READY)),
     "connection from port 40000: ended at octet 100, while b's server had not after 2000 ms",
@@ -70,7 +88,7 @@ Deno.test("an end that the other did not follow says how long was waited", () =>
 });
 
 Deno.test("a refusal hands over under its own name", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   deepStrictEqual(words(judge.handleFindings([found({ kind: "oursRefuses" })], READY)), [
     "a app-refuses hand-over",
     "handOver app-refuses",
@@ -78,7 +96,7 @@ Deno.test("a refusal hands over under its own name", () => {
 });
 
 Deno.test("the standby's server costs its connections their protection, and no more", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   const finding = found({ kind: "theirsEnded", ours: 300, theirs: 200 });
   const effects = judge.handleFindings([finding], READY);
   deepStrictEqual(words(effects), ["b app-died unprotect"]);
@@ -91,7 +109,7 @@ Deno.test("the standby's server costs its connections their protection, and no m
 });
 
 Deno.test("outputs that differ cost their connection its protection, or at a takeover its life", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   const finding = found({ kind: "diverged", ours: 700, theirs: 512 });
   const effects = judge.handleFindings([finding, finding], READY);
   deepStrictEqual(words(effects), ["b diverged unprotect"]);
@@ -107,7 +125,7 @@ Deno.test("outputs that differ cost their connection its protection, or at a tak
 });
 
 Deno.test("without anybody to take it, clients are told of the end", () => {
-  const judge = new Judge("a", null);
+  const judge = new Judge("a");
   deepStrictEqual(words(judge.handleFindings([found()], ALONE)), [
     "a app-died none",
     "releaseEnds",
@@ -116,7 +134,7 @@ Deno.test("without anybody to take it, clients are told of the end", () => {
 });
 
 Deno.test("a hand-over that fails lets the ends go and is tried again later", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   judge.handleFindings([found()], READY);
   deepStrictEqual(judge.handleHandOverFailed(4000), [{ kind: "releaseEnds" }]);
   const soon = { ...READY, nowMs: 4000 + RETRY_MS - 1 };
@@ -129,7 +147,7 @@ Deno.test("a hand-over that fails lets the ends go and is tried again later", ()
 });
 
 Deno.test("a judgement is said again only after a pause", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   const finding = found({ kind: "theirsEnded" });
   const said = [0, REPEAT_MS, 2 * REPEAT_MS, 3 * REPEAT_MS + 1].map((nowMs) =>
     judge.handleFindings([finding], { ...READY, nowMs }).length
@@ -144,7 +162,7 @@ Deno.test("handOverReason() takes what it knows and calls the rest a switch", ()
 });
 
 Deno.test("a server that stands still is left, or costs connections their protection", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   const ours = found({ kind: "oursStopsWriting", ours: 100, theirs: 350, waitedMs: 2001 });
   const effects = judge.handleFindings([ours, ours], READY);
   deepStrictEqual(words(effects), ["a app-hangs hand-over", "handOver app-hangs"]);
@@ -154,12 +172,12 @@ Deno.test("a server that stands still is left, or costs connections their protec
       "250 octets ahead",
   );
   // On a standby its core has given the connection up already.
-  const standby = new Judge("b", "a");
+  const standby = new Judge("b");
   const reading = found({ kind: "oursStopsReading", ours: 100, theirs: 350, waitedMs: 2001 });
   deepStrictEqual(words(standby.handleFindings([reading], STANDBY)), ["b app-hangs unprotect"]);
   // And the primary has it from there.
   const theirs = found({ kind: "theirsStopsReading", ours: 350, theirs: 100, waitedMs: 2001 });
-  const told = new Judge("a", "b").handleFindings([theirs], READY);
+  const told = new Judge("a").handleFindings([theirs], READY);
   deepStrictEqual(words(told), ["b app-hangs unprotect"]);
   strictEqual(
     seen(told),
@@ -171,16 +189,16 @@ Deno.test("a server that stands still is left, or costs connections their protec
 Deno.test("an end that a hanging server did not follow is let go, and proves nothing", () => {
   const hanging: Situation = { ...ALONE, peerWorks: false };
   const alone = found({ ours: 100, theirs: 100 });
-  deepStrictEqual(words(new Judge("a", "b").handleFindings([alone], hanging)), ["releaseEnds"]);
+  deepStrictEqual(words(new Judge("a").handleFindings([alone], hanging)), ["releaseEnds"]);
   const further = found({ ours: 100, theirs: 101 });
-  deepStrictEqual(words(new Judge("a", "b").handleFindings([further], hanging)), [
+  deepStrictEqual(words(new Judge("a").handleFindings([further], hanging)), [
     "a app-died none",
     "releaseEnds",
   ]);
 });
 
 Deno.test("a dead card hands over when somebody can take the service, and lets no ends go", () => {
-  const judge = new Judge("a", "b");
+  const judge = new Judge("a");
   const down = (situation: Situation) => words(judge.handleCardDown("eth0: no carrier", situation));
   deepStrictEqual(down(ALONE), ["a card-down none"]);
   deepStrictEqual(down({ ...ALONE, nowMs: 1020 }), [], "said already");

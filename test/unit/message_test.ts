@@ -21,6 +21,7 @@ import {
   type Frame,
   MessageError,
   ROLES,
+  VERSION,
 } from "../../runtime/protocol/message.ts";
 import type { Random } from "../net/random.ts";
 import { pick, randomOctets, rounds, seededTest } from "./seeded.ts";
@@ -58,7 +59,7 @@ interface Sample {
 }
 
 const SERVICES: BeatService[] = [
-  { name: "web", role: "primary", epoch: 7, ready: true, asking: false, voided: 6 },
+  { name: "web", role: "primary", epoch: 7, ready: true, asking: false, voided: 6, invites: true },
   {
     name: "db",
     role: "joining",
@@ -66,6 +67,7 @@ const SERVICES: BeatService[] = [
     ready: false,
     asking: true,
     voided: 0xffffffff,
+    invites: false,
   },
 ];
 const BEAT: Beat = {
@@ -125,7 +127,7 @@ function frameSample(frame: Frame): Sample {
     name: kind,
     encoded: encodeFrame(frame),
     items: [
-      uint(1),
+      uint(VERSION),
       uint(FRAME_KINDS.indexOf(kind) + 1),
       ...Object.values(fields).map((v) => typeof v === "string" ? text(v) : uint(v as number)),
     ],
@@ -135,7 +137,7 @@ function frameSample(frame: Frame): Sample {
 }
 
 function serviceItems(service: BeatService): number[][] {
-  const { name, role, epoch, ready, asking, voided } = service;
+  const { name, role, epoch, ready, asking, voided, invites } = service;
   return [
     text(name),
     uint(ROLES.indexOf(role)),
@@ -143,6 +145,7 @@ function serviceItems(service: BeatService): number[][] {
     uint(ready ? 1 : 0),
     uint(asking ? 1 : 0),
     uint(voided),
+    uint(invites ? 1 : 0),
   ];
 }
 
@@ -150,7 +153,7 @@ const BEAT_SAMPLE: Sample = {
   name: "beat",
   encoded: encodeBeat(BEAT),
   items: [
-    uint(1),
+    uint(VERSION),
     uint(0),
     text(BEAT.node),
     uint(BEAT.incarnation),
@@ -280,10 +283,10 @@ Deno.test("an item more or less, another version and an unknown kind are refused
   for (const sample of SAMPLES) {
     refuses(sample, [...sample.items, uint(0)], "with an item more");
     refuses(sample, sample.items.slice(0, -1), "with an item less");
-    refuses(sample, sample.items.with(0, uint(2)), "of version 2");
+    refuses(sample, sample.items.with(0, uint(VERSION + 1)), "of another version");
   }
   for (let kind = 7; kind < 300; kind++) {
-    const items = [uint(1), uint(kind), uint(1)];
+    const items = [uint(VERSION), uint(kind), uint(1)];
     refuses(SAMPLES[1], items, `of kind ${kind}`);
     refuses(BEAT_SAMPLE, items, `of kind ${kind}`);
   }
@@ -327,6 +330,7 @@ Deno.test("a beat carries as many services with as long names as a configuration
     ready: i % 2 === 0,
     asking: i % 3 === 0,
     voided: 0xffffffff - i,
+    invites: i % 2 === 0,
   }));
   const beat = { ...BEAT, node: "n".repeat(32), seq: 0xffffffff, echoSeq: 0xffffffff, services };
   const bytes = encodeBeat(beat);

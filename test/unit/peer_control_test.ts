@@ -89,7 +89,9 @@ Deno.test("PeerControl: two nodes agree on the same keys and renew them", settle
     const used = (side: Side) => side.commands.filter(({ step }) => step === "use");
     await until(() => used(a).length >= 3 && used(b).length >= 3, "two renewals");
     ok(a.control.isUp && b.control.isUp);
-    const installed = (side: Side) => side.commands.filter(({ step }) => step === "install");
+    const installed = (side: Side) =>
+      side.commands.filter(({ step }) => step === "install").map(({ peer: _, ...key }) => key);
+    deepStrictEqual([a, b].map(({ commands: [{ peer }] }) => peer), ["b", "a"]);
     deepStrictEqual(installed(a).slice(0, 3), installed(b).slice(0, 3));
     strictEqual(new Set(installed(a).map((command) => JSON.stringify(command))).size >= 3, true);
     deepStrictEqual(b.refusals.counts.control, 0);

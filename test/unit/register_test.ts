@@ -67,6 +67,23 @@ Deno.test("asRegisterValue() takes values and nothing else", () => {
   for (const raw of wrong) strictEqual(asRegisterValue(raw), null, JSON.stringify(raw));
 });
 
+Deno.test("decide() lets only the owner and its heir follow on a value that names one", () => {
+  const held = { ...HELD, heir: "b" };
+  deepStrictEqual(decide(held, { ...CLAIM, heir: "a" }), {
+    granted: true,
+    value: { ...TAKEN, heir: "a" },
+  });
+  strictEqual(decide(held, { ...CLAIM, owner: "a", heir: "c" }).value?.heir, "c");
+  deepStrictEqual(decide(held, { ...CLAIM, owner: "c" }), { granted: false, value: held });
+  deepStrictEqual(
+    decide(held, { ...CLAIM, owner: "c", expect: 4, voids: [{ token: held.token, epoch: 5 }] }),
+    { granted: false, value: held },
+    "nor on one that is void",
+  );
+  deepStrictEqual(asRegisterValue(held), held);
+  strictEqual(asRegisterValue({ ...held, heir: "" }), null);
+});
+
 Deno.test("asVoids() takes lists of voids and nothing else", () => {
   const one = { token: "life-1", epoch: 5 };
   deepStrictEqual(asVoids([]), []);

@@ -32,6 +32,7 @@ const SETTLE_MS = 8000;
  * who had handed over claimed the service back, as the last beat of the new primary said it was joining.
  */
 const REGRESSIONS = [3794425768, 3269151437];
+const REGRESSIONS_OF_THREE = [2357762035, 1853555481];
 
 Deno.test("one replica becomes primary, the other its ready standby", () => {
   const world = new World(new Random(1));
@@ -53,7 +54,7 @@ class Driver {
     this.replica = new Replica({
       service: "web",
       node: "a",
-      peer: "b",
+      peers: ["b"],
       prefer: "a",
       heartbeatMs: 10,
       detect: 3,
@@ -78,7 +79,7 @@ class Driver {
 
   /** The peer says something, and echoes what we sent just now. */
   hear(beat: Partial<BeatService>, token = "b0"): Effect[] {
-    const heard = { nowMs: this.nowMs, echoedMs: this.nowMs - 1, token };
+    const heard = { node: "b", nowMs: this.nowMs, echoedMs: this.nowMs - 1, token };
     const said = { ...BEAT, ...beat };
     return this.note(this.replica.handleBeat(said, heard));
   }
@@ -138,6 +139,7 @@ const BEAT: BeatService = {
   ready: false,
   asking: false,
   voided: 0,
+  invites: true,
 };
 const LEADER = { role: "primary", epoch: 1, ready: true } as const;
 const FOLLOWER = { role: "standby", epoch: 1, ready: true } as const;
@@ -165,7 +167,7 @@ Deno.test("a first start looks for an owner, asks, and speaks only when granted"
 });
 
 Deno.test("a first start that loses asks for the epoch after the one it was told", () => {
-  const driver = new Driver({ peer: null });
+  const driver = new Driver({ peers: [] });
   driver.pass(5);
   driver.note(driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs));
   driver.answer({ kind: "lost", value: { epoch: 7, owner: "x", token: "x0" } });
@@ -333,9 +335,14 @@ Deno.test("a beat's copy over another link binds the lease by what it echoes, an
       const { nowMs } = driver;
       const beat = { ...BEAT, ...said };
       driver.note(
-        driver.replica.handleBeat({ ...BEAT, ...FOLLOWER }, { nowMs, echoedMs: 0, token }),
+        driver.replica.handleBeat({ ...BEAT, ...FOLLOWER }, {
+          node: "b",
+          nowMs,
+          echoedMs: 0,
+          token,
+        }),
       );
-      driver.replica.handleEcho(beat, { echoedMs: nowMs - 1, token });
+      driver.replica.handleEcho(beat, { node: "b", echoedMs: nowMs - 1, token });
       driver.done.push(...driver.replica.handleTime(nowMs));
     }
     return driver.replica.maySpeak(driver.nowMs);
@@ -429,6 +436,7 @@ Deno.test("a primary on a hold, whose standby is heard but hears nothing, looks 
   driver.grant();
   for (let i = 0; i < 110; i++) {
     driver.note(driver.replica.handleBeat({ ...BEAT, ...FOLLOWER }, {
+      node: "b",
       nowMs: driver.nowMs,
       echoedMs: null,
       token: "b0",
@@ -558,10 +566,20 @@ seededTest("two replicas and a register keep one voice under random faults", (ra
   ok(takeovers > 0, "no standby ever took over: the schedules test nothing");
 });
 
+seededTest("three replicas and a register keep one voice under random faults", (random) => {
+  let takeovers = 0;
+  for (let i = 0; i < rounds(SCHEDULES); i++) takeovers += storm(random.seed(), 3);
+  ok(takeovers > 0, "no standby ever took over: the schedules test nothing");
+});
+
+Deno.test("schedules of three replicas that once had two voices keep one", () => {
+  for (const seed of REGRESSIONS_OF_THREE) storm(seed, 3);
+});
+
 /** One schedule; returns how often connections were taken over. */
-function storm(seed: number): number {
+function storm(seed: number, count = 2): number {
   const random = new Random(seed);
-  const world = new World(random);
+  const world = new World(random, { count });
   try {
     world.run(CALM_MS);
     world.weather = {
@@ -577,32 +595,37 @@ function storm(seed: number): number {
     });
     world.settle(SETTLE_MS);
   } catch (error) {
-    throw new Error(`failing schedule: ${seed}`, { cause: error });
+    throw new Error(`failing schedule: ${seed} of ${count} replicas`, { cause: error });
   }
   return world.takeovers;
 }
 
 function makeFault(world: World, random: Random): void {
-  const node = world.nodes[random.integer(2)];
-  const { cuts } = world;
-  switch (random.integer(9)) {
+  const { cuts, nodes } = world;
+  const node = nodes[random.integer(nodes.length)];
+  const kind = random.integer(9);
+  // Any two of more than two.
+  const left = nodes.slice();
+  if (nodes.length > 2) left.splice(random.integer(nodes.length), 1);
+  const [there, back] = [`${left[0].name}${left[1].name}`, `${left[1].name}${left[0].name}`];
+  switch (kind) {
     case 0:
       return world.crash(node);
     case 1:
-      for (const each of world.nodes) world.restart(each);
+      for (const each of nodes) world.restart(each);
       return;
     case 2:
       return world.pause(node, random.next() ** 3 * 3000);
     case 3:
-      cuts.add(random.next() < 0.5 ? "ab" : "ba");
+      cuts.add(random.next() < 0.5 ? there : back);
       return;
     case 4:
-      cuts.add("ab");
-      cuts.add("ba");
+      cuts.add(there);
+      cuts.add(back);
       return;
     case 5:
-      cuts.delete("ab");
-      cuts.delete("ba");
+      cuts.delete(there);
+      cuts.delete(back);
       return;
     case 6:
       cuts.add(node.name);

@@ -1,21 +1,21 @@
 /**
- * replica_world.ts - two replicas, a register and a network, simulated, with faults
+ * replica_world.ts - two or more replicas, a register and a network, simulated, with faults
  *
  * Theory of operation
  * The real state machine (runtime/protocol/replica.ts) and the real rule of the register run in one
  * thread under a simulated clock. A replica is a sequence of passes, as in loop.ts: take what has
  * arrived, speak if allowed, judge, beat. Messages take random times and are lost at random; a
- * replica may be paused, crash and start again, the link between the two may be cut in either
+ * replica may be paused, crash and start again, the link between any two may be cut in either
  * direction, and so may each one's way to the register. What the connections hold is one number, `n`,
  * of a generation: the primary raises it, the standby copies it, and what has been let out must never
  * be ahead of who goes on.
  *
  * Checked in every pass:
- *   one voice        never may both replicas speak at one moment, were they awake
+ *   one voice        never may two replicas speak at one moment, were they awake
  *   one per epoch    an epoch is spoken in by one life of one replica
  *   output commit    who goes on with connections has all that was let out
  *   epochs           of what is spoken in only grow
- * and by `settle()`, without faults: one primary with a voice and one ready standby in bounded time.
+ * and by `settle()`, without faults: one primary with a voice and one ready standby in bounded time, all others spares.
  */
 import { ok } from "node:assert/strict";
 import type { BeatService } from "../../runtime/protocol/message.ts";
@@ -50,17 +50,26 @@ interface Copy {
 }
 
 interface Beat extends BeatService {
+  from: SimNode;
   token: string;
   seq: number;
   echoSeq: number;
 }
 
-/** One end of a channel between the two. */
+/** What a node has heard of another one. */
+class Ear {
+  heardSeq = 0;
+  peerToken = "";
+  formerToken = "";
+  heardMs = -Infinity;
+}
+
+/** One end of a channel between two nodes. */
 interface End {
   /** The channel: one number for both ends. */
   id: number;
-  /** The other end; null once it is gone. */
-  peer: SimNode | null;
+  /** Who is at the other end. */
+  peer: SimNode;
 }
 
 /** One replica with what surrounds it. */
@@ -82,10 +91,7 @@ export class SimNode {
   askers: (() => void)[] = [];
   beatSeq = 0;
   sentMs = new Float64Array(BEATS_KEPT);
-  heardSeq = 0;
-  peerToken = "";
-  formerToken = "";
-  heardMs = -Infinity;
+  ears = new Map<SimNode, Ear>();
   channel: End | null = null;
   nextConnectMs = 0;
   copy: Copy = { generation: 0, n: 0 };
@@ -99,12 +105,19 @@ export class SimNode {
     this.name = name;
     this.replica = replica;
   }
+
+  /** What it has heard of another one. */
+  ear(other: SimNode): Ear {
+    const ear = this.ears.get(other) ?? new Ear();
+    this.ears.set(other, ear);
+    return ear;
+  }
 }
 
 /** The whole. */
 export class World {
   readonly random: Random;
-  readonly nodes: [SimNode, SimNode];
+  readonly nodes: SimNode[];
   readonly register = new Map<string, RegisterValue>();
   readonly trace: string[] = [];
   nowMs = 0;
@@ -114,6 +127,7 @@ export class World {
   /** The newest generation of connections, and how much of it has been let out. */
   released: Copy = { generation: 0, n: 0 };
   readonly #hasArbiter: boolean;
+  readonly #names: readonly string[];
   readonly #speakers = new Map<number, string>();
   readonly #queue: { atMs: number; order: number; act: () => void }[] = [];
   #order = 0;
@@ -122,20 +136,18 @@ export class World {
   takeovers = 0;
   afresh = 0;
 
-  constructor(random: Random, options: { arbiter: boolean } = { arbiter: true }) {
+  constructor(random: Random, { arbiter = true, count = 2 } = {}) {
     this.random = random;
-    this.#hasArbiter = options.arbiter;
-    this.nodes = [
-      new SimNode("a", this.#makeReplica("a", 0, 0)),
-      new SimNode("b", this.#makeReplica("b", 0, 0)),
-    ];
+    this.#hasArbiter = arbiter;
+    this.#names = ["a", "b", "c", "d"].slice(0, count);
+    this.nodes = this.#names.map((name) => new SimNode(name, this.#makeReplica(name, 0, 0)));
   }
 
   #makeReplica(name: string, life: number, epoch: number): Replica {
     return new Replica({
       service: "web",
       node: name,
-      peer: name === "a" ? "b" : "a",
+      peers: this.#names.filter((other) => other !== name),
       prefer: "a",
       heartbeatMs: HEARTBEAT_MS,
       detect: DETECT,
@@ -147,11 +159,11 @@ export class World {
 
   /** The node of a name. */
   node(name: string): SimNode {
-    return this.nodes[name === "a" ? 0 : 1];
+    return this.nodes[this.#names.indexOf(name)];
   }
 
-  #other(node: SimNode): SimNode {
-    return this.nodes[node === this.nodes[0] ? 1 : 0];
+  #others(node: SimNode): SimNode[] {
+    return this.nodes.filter((other) => other !== node);
   }
 
   #log(text: string): void {
@@ -182,10 +194,7 @@ export class World {
     node.pausedUntilMs = 0;
     node.beatSeq = this.random.integer(0x7fffffff);
     node.sentMs.fill(0);
-    node.heardSeq = 0;
-    node.peerToken = "";
-    node.formerToken = "";
-    node.heardMs = -Infinity;
+    node.ears.clear();
     node.switching = false;
     node.copy = { generation: -1, n: 0 };
     this.#log(`${node.name} starts again, epoch ${node.storedEpoch}`);
@@ -256,13 +265,11 @@ export class World {
     const endMs = this.nowMs + ms;
     while (this.nowMs < endMs) {
       this.run(50);
-      const roles = this.nodes.map((n) => n.replica.role).sort().join();
+      const roles = new Set(this.nodes.map((n) => n.replica.role));
       const speakers = this.nodes.filter((n) => n.replica.maySpeak(this.nowMs)).length;
-      if (
-        roles === "primary,standby" && speakers === 1 && this.nodes.every((n) => n.replica.ready)
-      ) {
-        return;
-      }
+      const ready = this.nodes.filter((n) => n.replica.ready).length;
+      const isSettled = [...roles].sort().join() === "primary,standby" && speakers === 1;
+      if (isSettled && ready === 2) return;
     }
     ok(
       false,
@@ -280,7 +287,9 @@ export class World {
     if (!this.#hasArbiter) return;
     const speakers = this.nodes.filter((n) => n.alive && n.replica.voiceUntilMs >= this.nowMs);
     if (speakers.length > 1) {
-      this.#fail(`both may speak, in epochs ${speakers.map((n) => n.replica.epoch).join(" and ")}`);
+      this.#fail(
+        `several may speak, in epochs ${speakers.map((n) => n.replica.epoch).join(" and ")}`,
+      );
     }
   }
 
@@ -292,19 +301,25 @@ export class World {
     const askers = node.askers.splice(0);
     if (replica.maySpeak(this.nowMs)) { for (const answer of askers) answer(); }
     for (const beat of node.inbox.splice(0)) {
-      if (beat.token === node.peerToken && beat.seq <= node.heardSeq) continue;
-      const isOther = beat.token !== node.peerToken;
-      const isFormer = isOther && beat.token === node.formerToken;
-      if (isFormer && this.nowMs - node.heardMs < FORMER_MS) continue;
-      if (isOther) [node.formerToken, node.peerToken] = [node.peerToken, beat.token];
-      node.heardMs = this.nowMs;
-      node.heardSeq = beat.seq;
+      const ear = node.ear(beat.from);
+      if (beat.token === ear.peerToken && beat.seq <= ear.heardSeq) continue;
+      const isOther = beat.token !== ear.peerToken;
+      const isFormer = isOther && beat.token === ear.formerToken;
+      if (isFormer && this.nowMs - ear.heardMs < FORMER_MS) continue;
+      if (isOther) [ear.formerToken, ear.peerToken] = [ear.peerToken, beat.token];
+      ear.heardMs = this.nowMs;
+      ear.heardSeq = beat.seq;
       const age = (node.beatSeq - beat.echoSeq) >>> 0;
       const sentMs = node.sentMs[beat.echoSeq % BEATS_KEPT];
       const echoedMs = age >= BEATS_KEPT || sentMs === 0 ? null : sentMs;
       this.#perform(
         node,
-        replica.handleBeat(beat, { nowMs: this.nowMs, echoedMs, token: beat.token }),
+        replica.handleBeat(beat, {
+          node: beat.from.name,
+          nowMs: this.nowMs,
+          echoedMs,
+          token: beat.token,
+        }),
       );
       if (this.nowMs - node.lastBeatMs > HEARTBEAT_MS / 2) this.#sendBeat(node);
     }
@@ -324,23 +339,26 @@ export class World {
     node.beatSeq++;
     node.sentMs[node.beatSeq % BEATS_KEPT] = this.nowMs;
     const { role, epoch, ready, asking, voided } = replica;
-    const beat = {
-      name: "web",
-      role,
-      epoch,
-      ready,
-      asking,
-      voided,
-      token: `${node.name}${node.life}`,
-      seq: node.beatSeq,
-      echoSeq: node.heardSeq,
-    };
-    const other = this.#other(node);
-    if (this.cuts.has(node.name + other.name)) return;
-    if (this.random.next() < this.weather.lossRatio) return;
-    this.#after(this.#delay(), () => {
-      if (other.alive && other.inbox.length < QUEUE_MAX) other.inbox.push(beat);
-    });
+    for (const other of this.#others(node)) {
+      const beat = {
+        name: "web",
+        role,
+        epoch,
+        ready,
+        asking,
+        voided,
+        invites: replica.invites(other.name),
+        from: node,
+        token: `${node.name}${node.life}`,
+        seq: node.beatSeq,
+        echoSeq: node.ear(other).heardSeq,
+      };
+      if (this.cuts.has(node.name + other.name)) continue;
+      if (this.random.next() < this.weather.lossRatio) continue;
+      this.#after(this.#delay(), () => {
+        if (other.alive && other.inbox.length < QUEUE_MAX) other.inbox.push(beat);
+      });
+    }
   }
 
   /** The primary does something that clients see. */
@@ -359,7 +377,7 @@ export class World {
     node.copy.n++;
     const { generation, n } = node.copy;
     if (node.channel !== null) {
-      const other = this.#other(node);
+      const other = node.channel.peer;
       this.#sendOn(node, () => {
         // What was repeated comes late here, which TCP would have put in order.
         const isNewer = other.copy.generation !== generation || other.copy.n < n;
@@ -390,8 +408,8 @@ export class World {
   /** Something on the channel, in order; lost with it. */
   #sendOn(node: SimNode, act: () => void): void {
     const end = node.channel;
-    const other = this.#other(node);
-    if (end === null || end.peer === null) return;
+    if (end === null) return;
+    const other = end.peer;
     const deliver = () => {
       // TCP repeats what is lost, until the channel is closed; another one does not carry it.
       if (node.channel !== end && other.channel?.id !== end.id) return;
@@ -412,7 +430,7 @@ export class World {
   #follow(node: SimNode): void {
     if (node.channel !== null || this.nowMs < node.nextConnectMs) return;
     node.nextConnectMs = this.nowMs + 100;
-    const other = this.#other(node);
+    const other = this.node(node.replica.partner!);
     const blocked = () =>
       this.cuts.has(node.name + other.name) || this.cuts.has(other.name + node.name);
     if (blocked() || !other.alive) return;
@@ -422,7 +440,7 @@ export class World {
     this.#after(this.#delay(), () => {
       if (!node.alive || node.life !== life) return;
       node.events.push(() => {
-        if (node.replica.role !== "standby") return;
+        if (node.replica.role !== "standby" || node.replica.partner !== other.name) return;
         node.replica.handleGreeting();
         this.#after(this.#delay(), () => {
           if (blocked() || !other.alive || other.life !== otherLife) return;
@@ -434,6 +452,7 @@ export class World {
 
   #welcome(primary: SimNode, standby: SimNode): void {
     if (primary.replica.role !== "primary" || primary.switching || !standby.alive) return;
+    if (primary.replica.partner !== standby.name) return;
     if (primary.channel !== null) this.#closeChannel(primary);
     const end = { id: ++this.#order, peer: standby };
     primary.channel = end;
@@ -448,7 +467,8 @@ export class World {
     this.#after(this.#delay(), () => {
       if (!standby.alive || standby.life !== life) return;
       standby.events.push(() => {
-        if (standby.replica.role !== "standby" || epoch < standby.replica.epoch) {
+        const { role, partner } = standby.replica;
+        if (role !== "standby" || epoch < standby.replica.epoch || partner !== primary.name) {
           this.#closeChannel(standby);
           standby.replica.handleChannelDown("welcome out of turn");
           if (primary.channel === end) this.#brokenAt(primary);
@@ -465,12 +485,13 @@ export class World {
 
   /** Closes a node's end; the other learns of it when nothing is cut. */
   #closeChannel(node: SimNode): void {
-    const other = this.#other(node);
     const end = node.channel;
     node.channel = null;
-    if (other.channel === null) return;
-    // What a dead node had not accepted yet breaks too; otherwise only the other end of this one.
-    if (end === null ? !node.alive : other.channel.id === end.id) this.#brokenAt(other);
+    for (const other of this.#others(node)) {
+      if (other.channel?.peer !== node) continue;
+      // What a dead node had not accepted yet breaks too; otherwise only the other end of this one.
+      if (end === null ? !node.alive : other.channel.id === end.id) this.#brokenAt(other);
+    }
   }
 
   #brokenAt(node: SimNode): void {
@@ -506,6 +527,9 @@ export class World {
           break;
         case "follow":
           this.#follow(node);
+          break;
+        case "leave":
+          this.#closeChannel(node);
           break;
         case "dropStandby":
           this.#holds.delete(node);
@@ -560,7 +584,6 @@ export class World {
   }
 
   #handOver(node: SimNode, epoch: number): void {
-    const other = this.#other(node);
     if (node.channel === null || node.confirmed < node.copy.n) {
       // Not drained: a real one waits; this one gives up now and then, which is a switch given up.
       const { switches } = node;
@@ -570,6 +593,7 @@ export class World {
       });
       return;
     }
+    const other = node.channel.peer;
     this.#perform(node, node.replica.handleHandedOver(epoch));
     node.switching = false;
     this.#sendOn(node, () => this.#perform(other, other.replica.handleHandover(epoch, this.nowMs)));
@@ -579,18 +603,18 @@ export class World {
 
   #probe(node: SimNode, ticket: number): void {
     const { life } = node;
-    const other = this.#other(node);
-    let answered = false;
+    let answeredBy: string | null = null;
     const look = (leftMs: number) => {
       if (!node.alive || node.life !== life) return;
-      if (other.alive) other.askers.push(() => answered = true);
-      if (!answered && leftMs > 0) {
+      for (const other of this.#others(node)) {
+        if (other.alive) other.askers.push(() => answeredBy = other.name);
+      }
+      if (answeredBy === null && leftMs > 0) {
         this.#after(50, () => look(leftMs - 50));
         return;
       }
       node.events.push(() => {
-        const by = answered ? other.name : null;
-        this.#perform(node, node.replica.handleProbe(ticket, by, this.nowMs));
+        this.#perform(node, node.replica.handleProbe(ticket, answeredBy, this.nowMs));
       });
     };
     look(PROBE_MS);

@@ -242,8 +242,9 @@ Deno.test("a witness refuses what is no question, and closes the connection", as
       { ...good, owner: "a\nb" },
       { ...good, token: 7 },
       { ...good, voids: "x" },
+      { ...good, heir: "" },
       { ...good, voids: [{}] },
-      { ...good, voids: Array(4).fill({ token: "t", epoch: 1 }) },
+      { ...good, voids: Array(10).fill({ token: "t", epoch: 1 }) },
       "x".repeat(LINE_MAX + 1),
     ];
     for (const question of bad) {
