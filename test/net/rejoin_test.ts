@@ -79,10 +79,10 @@ async function outlive({ random }: NetTestContext, site: Site, fate: Fate): Prom
   const dropped = await capture.stop();
   assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence: true });
   assert.ok(brought > 30, `only ${brought} connections were left when the second host ended`);
+  await Deno.remove(capture.path);
   const last = await site.primary();
   assert.notEqual(last, second);
   return last;
-  await Deno.remove(capture.path);
 }
 
 for (const [mode, service] of Object.entries({ hot: HOT, log: { mode: "log" } })) {
