@@ -107,7 +107,7 @@ Deno.test("Topology.create() refuses what it cannot make", async () => {
   });
   await assert.rejects(Topology.create({ mtu: 500 }), RangeError);
   await assert.rejects(Topology.create({ hosts: ["a", "switch"] }), RangeError);
-  await assert.rejects(Topology.create({ hosts: ["a", "b", "c"] }), RangeError);
+  await assert.rejects(Topology.create({ hosts: ["a", "b", "c", "d", "e"] }), RangeError);
 });
 
 netTest("Topology.destroy() leaves no namespace, process or file", [], async () => {
