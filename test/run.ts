@@ -1,10 +1,11 @@
 /**
- * run.ts - run the tests in order and say in one line how it went
+ * run.ts - run the tests and say in one line how it went
  *
  * Theory of operation
  * Each suite is a directory beside this file and one `deno test` process, so a suite that hangs or
- * crashes does not take the others' results with it. Deno's own report streams through; the counts
- * come from the JUnit file it writes beside. A process that fails without a failed test (a file
+ * crashes does not take the others' results with it. Suites that need one core and no network run side by
+ * side, in two lanes. Deno's own report streams through, with the suite's name before each line where
+ * another one speaks too; the counts come from the JUnit file it writes beside. A process that fails without a failed test (a file
  * that does not load, a crash) counts as one failure. What failed is told again at the end, as a long
  * report's beginning is easily lost. The last line is
  *
@@ -26,10 +27,15 @@
 
 import { Coverage } from "./measure/coverage.ts";
 
-const SUITES = ["unit", "model", "sim", "net"] as const;
+/** Stages, one after the other; the lanes of a stage side by side; the suites of a lane in turn. */
+const STAGES = [[["unit"], ["model", "sim"]], [["net"]]] as const;
+const SUITES = STAGES.flat(2);
 const FLAGS = ["--full", "--coverage"];
 /** Longest run of one suite; the full repetitions take hours. */
 const SUITE_TIMEOUT_MS = 6 * 3600_000;
+
+/** How long output is waited for whose suite has ended: what it started may hold the pipe open. */
+const OUTPUT_TIMEOUT_MS = 1000;
 
 /** Longest part of one failure's text that is told again at the end, in characters. */
 const FAILURE_CHARACTERS = 10_000;
@@ -86,20 +92,29 @@ function unescapeXml(text: string): string {
   });
 }
 
-/** Runs one suite and streams its report. */
+/** Runs one suite and streams its report, each line after `prefix` if there is one. */
 async function runSuite(
   directory: URL,
-  { args, env }: { args: string[]; env: Record<string, string> },
+  { args, env, prefix }: { args: string[]; env: Record<string, string>; prefix: string | null },
 ): Promise<SuiteResult> {
+  const stream = prefix === null ? "inherit" : "piped";
   const reportPath = await Deno.makeTempFile({ prefix: "holdfast-junit-", suffix: ".xml" });
   try {
     const child = new Deno.Command(Deno.execPath(), {
       args: ["test", "-A", ...args, `--junit-path=${reportPath}`, directory.pathname],
       env,
+      stdout: stream,
+      stderr: stream,
     }).spawn();
     const timer = setTimeout(() => child.kill("SIGKILL"), SUITE_TIMEOUT_MS);
+    const output = prefix === null ? [] : [child.stdout, child.stderr];
+    const written = Promise.all(output.map((stream) => writeLines(stream, `${prefix}`)));
     const status = await child.status;
     clearTimeout(timer);
+    await Promise.race([
+      written,
+      new Promise((resolve) => Deno.unrefTimer(setTimeout(resolve, OUTPUT_TIMEOUT_MS))),
+    ]);
     const result = readJunit(await Deno.readTextFile(reportPath));
     if (!status.success && result.failed === 0) {
       result.failed++;
@@ -109,6 +124,18 @@ async function runSuite(
   } finally {
     await Deno.remove(reportPath);
   }
+}
+
+/** Writes what a process says to standard output, each line after `prefix`. */
+async function writeLines(stream: ReadableStream<Uint8Array>, prefix: string): Promise<void> {
+  const decoder = new TextDecoder();
+  let line = "";
+  for await (const octets of stream) {
+    const lines = (line + decoder.decode(octets, { stream: true })).split("\n");
+    line = lines.pop() ?? "";
+    for (const whole of lines) console.log(`${prefix}${whole}`);
+  }
+  if (line !== "") console.log(`${prefix}${line}`);
 }
 
 async function exists(directory: URL): Promise<boolean> {
@@ -128,23 +155,31 @@ async function main(args: string[]): Promise<number> {
     console.error(`Cannot run '${names.join(" ")}': allowed are ${allowed}`);
     return 2;
   }
-  const chosen = names.length === 0 || names[0] === "all" ? SUITES : names;
+  const chosen: readonly string[] = names.length === 0 || names[0] === "all" ? SUITES : names;
   const env: Record<string, string> = args.includes("--full") ? { HOLDFAST_REPEAT: "1" } : {};
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
   const failures: string[] = [];
   const coverage = args.includes("--coverage") ? await Coverage.prepare() : null;
-  for (const suite of chosen) {
+  const run = async (suite: string, prefix: string | null) => {
     const directory = new URL(`./${suite}/`, import.meta.url);
-    if (!(await exists(directory))) continue;
+    if (!(await exists(directory))) return;
     const measured = suite === "unit" ? coverage : null;
     const counts = await runSuite(directory, {
       args: measured?.args ?? [],
       env: { ...env, ...measured?.env },
+      prefix,
     });
     total.passed += counts.passed;
     total.failed += counts.failed;
     total.skipped += counts.skipped;
     failures.push(...counts.failures);
+  };
+  for (const stage of STAGES) {
+    const lanes = stage.map((lane) => lane.filter((suite) => chosen.includes(suite)))
+      .filter((lane) => lane.length > 0);
+    await Promise.all(lanes.map(async (lane) => {
+      for (const suite of lane) await run(suite, lanes.length > 1 ? `${suite.padEnd(5)} | ` : null);
+    }));
   }
   if (coverage !== null) total.failed += await printCoverage(coverage);
   for (const failure of failures) console.log(`\nFAILED ${failure}\n`);
