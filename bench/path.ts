@@ -24,6 +24,8 @@ import { hasProgram, Report } from "./report.ts";
 import { type PathName, PATHS, Site } from "./site.ts";
 
 const GIB = 2 ** 30;
+/** Octets of a transfer in log mode: all of an upload is kept, up to 1 GiB with what frames it. */
+const LOGGED_MAX = GIB / 2;
 const DETECT_CALM = 50;
 /** Clock ticks of a second in /proc/stat; proc_stat(5). */
 const TICKS = 100;
@@ -138,7 +140,8 @@ async function measurePath(report: Report, path: PathName, options: Options): Pr
   try {
     for (const way of ["download", "upload"] as const) {
       const before = await cpuSeconds(site, path);
-      const { octets, seconds } = await site.measure<Transfer>(way, options.octets).result;
+      const asked = path === "log" ? Math.min(options.octets, LOGGED_MAX) : options.octets;
+      const { octets, seconds } = await site.measure<Transfer>(way, asked).result;
       const after = await cpuSeconds(site, path);
       report.add("bulk", { series: `${way} ${path}`, unit: "MB/s", value: octets / seconds / 1e6 });
       for (const [who, used] of Object.entries(after)) {
@@ -180,7 +183,7 @@ async function cpuSeconds(site: Site, path: PathName): Promise<Record<string, nu
   const [user, nice, system, , , irq, softirq] = (await Deno.readTextFile("/proc/stat"))
     .split("\n")[0].trim().split(/\s+/).slice(1).map(Number);
   const used: Record<string, number> = { all: (user + nice + system + irq + softirq) / TICKS };
-  if (path === "alone") used.daemon = await site.cpuSeconds("a");
+  if (path === "alone" || path === "log") used.daemon = await site.cpuSeconds("a");
   if (path !== "hot" && path !== "hot ack") return used;
   const primary = await site.primary();
   used["primary's daemon"] = await site.cpuSeconds(primary);

@@ -30,9 +30,9 @@ import { nginx } from "../test/net/nginx.ts";
 import { PORTS } from "./wire.ts";
 
 /** The paths that are compared. */
-export const PATHS = ["plain", "haproxy", "socat", "alone", "hot", "hot ack"] as const;
-/** One of them, or log mode. */
-export type PathName = typeof PATHS[number] | "log";
+export const PATHS = ["plain", "haproxy", "socat", "alone", "hot", "hot ack", "log"] as const;
+/** One of them. */
+export type PathName = typeof PATHS[number];
 
 /** Until servers listen, a standby is ready, or a survivor speaks, milliseconds; heartbeats may be seconds apart. */
 const READY_TIMEOUT_MS = 60_000;
