@@ -44,7 +44,7 @@ import { Finding, noteFinding } from "../judgement";
 import { writeHang } from "../records";
 import { isFollowed } from "./ending";
 import { failLeg } from "./feeder";
-import { clientSegmentSize, holdFree, resetServer } from "./output";
+import { holdFree, isTooSmall, resetServer } from "./output";
 
 /** About where our server has read the client's stream to. */
 export function readUpTo(c: Connection): u32 {
@@ -141,8 +141,7 @@ function unwritten(c: Connection, primary: bool): u32 {
   if (has(c, Flag.ServerFin) || after(c.sndNxt, c.cliAck)) return 0;
   // The standby's kernel may write all that the client has, and the client's window more (feeder.ts).
   const window = (c.cliWnd << c.cliWs) + (primary ? 0 : c.cliAck - c.sndNxt);
-  // Less than a segment waits for the kernel's own timer (RFC 9293 section 3.8.6.2.1).
-  if (window < clientSegmentSize(c) && window < (c.maxWnd >>> 1) + 1) return 0;
+  if (isTooSmall(c, window)) return 0;
   if (!primary) return c.cliAck - c.sndNxt;
   return after(c.peerSnd, c.sndNxt) ? c.peerSnd - c.sndNxt : 0;
 }

@@ -226,6 +226,14 @@ export function clientSegmentSize(c: Connection): u32 {
   return mss > options + 64 ? mss - options : 64;
 }
 
+/**
+ * True when our server's kernel sends nothing into `window`, octets of room at the client, before its timer
+ * makes it (RFC 9293 section 3.8.6.2.1): less than a segment, and less than half of the largest it has seen.
+ */
+export function isTooSmall(c: Connection, window: u32): bool {
+  return window < clientSegmentSize(c) && window < (c.maxWnd >>> 1) + 1;
+}
+
 /** The window field for a client that is shown `ack` and may send up to `edge`. */
 export function windowField(c: Connection, ack: u32, edge: u32): u32 {
   if (!before(ack, edge)) return 0;

@@ -41,6 +41,7 @@ import {
   clientSegmentSize,
   complete,
   hasRoom,
+  isTooSmall,
   makeOutput,
   optionLength,
   probeClient,
@@ -215,7 +216,9 @@ export function speakFor(c: Connection): bool {
       toClient(packet, complete(packet, 0, 65535));
     } else if (c.phase < Phase.Closed) {
       ackClient(c);
-      probeClient(c);
+      // Of one that is even, and whose server may write, nothing is to be learnt: a question would cost
+      // each of many idle clients an answer.
+      if (has(c, Flag.Unproven) || isTooSmall(c, c.cliWnd << c.cliWs)) probeClient(c);
     }
     return true;
   }

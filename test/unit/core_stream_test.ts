@@ -68,10 +68,10 @@ class Follower {
   }
 
   /** The client has acknowledged so many octets of output. */
-  progress(acked: number): Uint8Array {
+  progress(acked: number, cliWnd = 65535): Uint8Array {
     const cliAck = (this.iss + 1 + acked) >>> 0;
     const shown = { ackShown: this.irs + 1, edgeShown: this.irs + 60000, sndShown: cliAck };
-    return encodeProgress(0, { cliAck, cliWnd: 65535, ...shown });
+    return encodeProgress(0, { cliAck, cliWnd, ...shown });
   }
 
   data(at: number, octets: Uint8Array, fin = false): Uint8Array {
@@ -236,6 +236,32 @@ seededTest("the parked flight is what the client lacks of all that was said", (r
     strictEqual(fin, ends && said === total);
   }
 });
+
+seededTest(
+  "an idle client gets an ACK at a takeover, and a question only where it may tell",
+  (random) => {
+    // Octets that it has and our server does not; its last window, of 128 octets each.
+    const cases = [
+      { acked: 0, window: 65535, isAsked: false },
+      { acked: 0, window: 0, isAsked: true },
+      { acked: 0, window: 7, isAsked: true },
+      { acked: 0, window: 8, isAsked: false },
+      { acked: 5, window: 65535, isAsked: false },
+    ];
+    for (const { acked, window, isAsked } of cases) {
+      const follower = new Follower(random, 1 << 16);
+      const { driver, iss, irs } = follower;
+      driver.pass({ bodies: [follower.progress(acked, window)] });
+      const numbers = on("net", driver.takeOver()).map(parsePacket).map((
+        { seq, ack },
+      ) => [seq, ack]);
+      const next = (iss + 1 + acked) >>> 0;
+      const expected = [[next, (irs + 1) >>> 0]];
+      if (isAsked) expected.push([(next - 1) >>> 0, (irs + 1) >>> 0]);
+      deepStrictEqual(numbers, expected, `window ${window}, ${acked} octets ahead`);
+    }
+  },
+);
 
 seededTest("a parked flight ends at its bound, and goes on once the client has some", (random) => {
   const follower = new Follower(random, 1 << 16);
