@@ -488,9 +488,12 @@ export function confirmEnds(): void {
   confirmHeldEnds();
 }
 
-/** Log mode: asks with a SYN whether a server listens at `port`; `probeAnswer()` says later. */
-export function probe(port: u32): void {
-  ask(port);
+/**
+ * Log mode: asks with a SYN whether a server listens at `port`; `probeAnswer()` says later. With `again`
+ * the last question is repeated.
+ */
+export function probe(port: u32, again: u32): void {
+  ask(port, again != 0);
 }
 
 /** What the last probe found: 0 nothing yet, 1 somebody listens, 2 nobody. */

@@ -211,6 +211,10 @@ export class State {
   /** See segment/probe.ts: what the last probe found, and the end that was newest then. */
   probeAnswer: u32 = 0;
   probeTail: u32 = 0;
+  /** The last question: its number, the port it asks about, and its SYN's sequence number. */
+  probeAsked: u32 = 0;
+  probePort: u32 = 0;
+  probeIss: u32 = 0;
   /** Packets of clients are handed to the peer instead of being processed (planned switch). */
   relaying: u32 = 0;
 }

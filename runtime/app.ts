@@ -16,7 +16,8 @@
  *   restart()             SIGTERM, SIGKILL after STOP_GRACE_MS (if it hangs, at once); started again
  *                         without delay
  *   stop()                SIGTERM to the group, SIGKILL to what is left after STOP_GRACE_MS
- *   it ends by itself     SIGKILL to what is left of its group, which would hold its ports
+ *   it ends by itself     SIGKILL to what is left of its group, which would hold its ports; the next one
+ *                         is started when all of that is gone
  *   we are killed         PR_SET_PDEATHSIG kills the server; its children (a master's workers) are
  *                         killed by the guard, a shell that waits for the end of a pipe only we hold
  *
@@ -32,6 +33,7 @@
  */
 
 import { runCommand } from "./io/command.ts";
+import { isGroupAlive } from "./io/exiting.ts";
 import { faketimePrefix, removeFaketimeFiles, type SharedChance } from "./io/faketime.ts";
 import { inNamespace } from "./io/netns.ts";
 import { writeSysctlIfPresent } from "./io/sysctl.ts";
@@ -42,12 +44,17 @@ import type { AppStatus } from "./status.ts";
 export const BACKOFF_MS_MIN = 200;
 /** Longest wait before a restart, milliseconds. */
 export const BACKOFF_MS_MAX = 10_000;
-/** A run of this length was no failed start: the next wait is the shortest again. */
-const STEADY_MS = 10_000;
+/**
+ * A run of this length was no failed start: the next wait is the shortest again. In log mode clients wait for
+ * as long, so a server that served them and then died must not be held back.
+ */
+const STEADY_MS = 1000;
 /** How long a server may take to end after SIGTERM, milliseconds. */
 export const STOP_GRACE_MS = 5000;
 /** How long the kernel may take to end what was killed, and its output to close, milliseconds. */
 const REAP_MS = 2000;
+/** Between two looks whether it has, milliseconds. */
+const GROUP_LOOK_MS = 2;
 /** Lines of output that are logged in one second. */
 export const OUTPUT_LINES_PER_S = 100;
 /** Characters of a line of output that are logged. */
@@ -237,10 +244,27 @@ export class AppRunner {
     const exit = this.#tellExit({ how: status.signal ?? `status ${status.code}`, ranMs });
     this.#signal("SIGKILL");
     this.#child = null;
+    await this.#waitForGroup(child.pid);
     await dismissGuard();
     if (!await settles(outputs, REAP_MS)) output.cancel();
     if (chance) removeFaketimeFiles(child.pid);
     return exit;
+  }
+
+  /**
+   * Waits until nothing of a dead server's group holds a port or a connection: what still listened would
+   * be taken for the next server.
+   */
+  async #waitForGroup(leader: number): Promise<void> {
+    const endMs = performance.now() + REAP_MS;
+    while (isGroupAlive(leader)) {
+      if (performance.now() > endMs) {
+        const { service, log } = this.#options;
+        log.warn("a process of a dead server does not end", { service, group: leader });
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, GROUP_LOOK_MS));
+    }
   }
 
   #tellExit(exit: AppExit): AppExit {

@@ -140,8 +140,11 @@ export interface CoreExports {
   endsHeld(): number;
   /** Log mode: our server lives; ends that came before the last probe's answer are told. */
   confirmEnds(): void;
-  /** Log mode: asks with a SYN whether a server listens at `port`; `probeAnswer()` says later. */
-  probe(port: number): void;
+  /**
+   * Log mode: asks with a SYN whether a server listens at `port`; `probeAnswer()` says later. With
+   * `again` the last question is repeated.
+   */
+  probe(port: number, again: number): void;
   /** What the last probe found: 0 nothing yet, 1 somebody listens, 2 nobody. */
   probeAnswer(): number;
   /** Log mode: connections leave our server, which is dead. 1 when another pass is needed. */

@@ -144,7 +144,7 @@ export class Recoverer {
           if (this.#recovery.state === "waiting" && LISTENING[wasm.probeAnswer()] === "no") {
             this.#probed = (this.#probed + 1) % this.#ports.length;
           }
-          wasm.probe(this.#ports[this.#probed]);
+          wasm.probe(this.#ports[this.#probed], effect.again ? 1 : 0);
           break;
         case "confirm":
           wasm.confirmEnds();

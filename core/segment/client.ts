@@ -76,6 +76,7 @@ import { answerReset, noteHeard, noteUntold } from "./comparing";
 import { absorb, enterFed, noteClientFin, owes } from "./feeder";
 import { hasRoom, isPastLog, refuseClient, sendSynAck, toServer } from "./output";
 import { joinFragment } from "./reassembly";
+import { isWaiting } from "./recovery";
 import { alignTimestamps } from "./takeover";
 
 /** Takes one packet that came from hf-net. */
@@ -174,7 +175,7 @@ function begin(v: View, source: usize, ports: u32): void {
     clean(v);
   }
   startTimer(c, s.now + HALF_OPEN_MS);
-  toServer(v.at, v.length);
+  if (!isWaiting(c)) toServer(v.at, v.length);
 }
 
 /** Removes what cannot be carried over to another server from a SYN. */
@@ -463,7 +464,7 @@ function onSyn(c: Connection, v: View): void {
       if (has(c, Flag.Logged) && c.phase == Phase.Half && hasRoom()) sendSynAck(c);
       return;
     }
-    toServer(v.at, v.length);
+    if (!isWaiting(c)) toServer(v.at, v.length);
     return;
   }
   if (c.phase == Phase.Closed || c.phase == Phase.Syn) {

@@ -15,6 +15,10 @@
  * A standby keeps the same logs and runs no server: its records are in leg None from the first, and
  * `promote()` leaves them there until `replay()`.
  *
+ * From `detach()` to `replay()` no SYN reaches a server. The one that connections leave may still accept:
+ * a worker of it has its listener open yet, or its SYN-ACK is on the way here. Such a connection would be
+ * nobody's when that worker ends, and its RST would look like one that the next server meant.
+ *
  * Streams longer than 2^31 octets: the client's numbers tell nothing about how often they have gone
  * around, so the output position is counted in 64 bits. As long as a new server has further to write
  * than AHEAD_MAX, issDelta follows it, and its stream ends where the client's numbers say sndNxt is.
@@ -27,7 +31,7 @@
 import { AHEAD_MAX, HALF_OPEN_MS, WAITING_MS } from "../limits";
 import { count, Counter, state } from "../state";
 import { after, later } from "../wire/bytes";
-import { at, Connection, Flag, has, isAccepted, Leg, Phase } from "../flow/connection";
+import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../flow/connection";
 import {
   ackSoon,
   dropDisputed,
@@ -44,6 +48,11 @@ import { hasRoom, resetServer, sendSyn } from "./output";
 /** What its server had said of an end, which another may say otherwise. */
 const ENDS: u32 = Flag.ServerFin | Flag.FinHeld | Flag.ResetHeld | Flag.Judged | Flag.PeerGone |
   Flag.Asked;
+
+/** A client's SYN waits for the next server; one that signs its segments cannot be said by us. */
+export function isWaiting(c: Connection): bool {
+  return c.phase == Phase.Syn && !state().feeding && c.reason == Reason.None;
+}
 
 /**
  * Our server is dead or is to be replaced: logged connections leave it, as many as fit this pass. Its
@@ -125,7 +134,7 @@ export function replay(): void {
       const c = at(i);
       if ((s.now - c.seenAt <= WAITING_MS) != (turn == 0)) continue;
       if (c.phase == Phase.Syn) {
-        if (hasRoom()) sendSyn(c);
+        if (c.reason == Reason.None && hasRoom()) sendSyn(c);
       } else if (has(c, Flag.Logged) && c.leg == Leg.None && isOpen(c)) markPump(c);
     }
   }

@@ -63,7 +63,7 @@ import { compareOutput, digestOutput, isDigested, isParking, startComparing } fr
 import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck, owes } from "./feeder";
 import { takeAnswer } from "./probe";
-import { goAhead, placeOutput } from "./recovery";
+import { goAhead, isWaiting, placeOutput } from "./recovery";
 import { noteLife, wake } from "./lag";
 import {
   noteShown,
@@ -116,7 +116,7 @@ export function fromServer(packet: usize, length: u32): void {
     return;
   }
   const c = at(index - 1);
-  if (has(c, Flag.Fed) && isLeftOver(c, v)) {
+  if (isLeftOver(c, v)) {
     if ((v.flags & RST) == 0) resetStranger(v);
     return;
   }
@@ -135,6 +135,8 @@ export function fromServer(packet: usize, length: u32): void {
  * which its kernel takes no new connection from until that socket is gone (RFC 9293 section 3.5.1).
  */
 function isLeftOver(c: Connection, v: View): bool {
+  if (isWaiting(c)) return true;
+  if (!has(c, Flag.Fed)) return false;
   if (c.leg == Leg.SynSent) return (v.flags & (SYN | RST)) == 0;
   return has(c, Flag.Logged) && (c.leg == Leg.None || c.leg == Leg.Dead);
 }

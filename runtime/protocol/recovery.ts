@@ -18,7 +18,7 @@
  *
  * A program's listener may be closed after a connection of it. So while the processes of a server that
  * somebody else started are not known yet, it is probed EXTERNAL_WAIT_MS after the end; and the next
- * server is waited for until those of the last one are gone.
+ * server is waited for until those of the last one are gone: what they still listened at would answer.
  *
  * Limits: a probe that is not answered is repeated after PROBE_MS; a recovery may take any time.
  */
@@ -36,8 +36,8 @@ export type RecoveryReason = "start" | "app-exited" | "app-died" | "app-hangs" |
 
 /** What the caller has to do, in order. */
 export type RecoveryEffect =
-  /** Ask whether somebody listens. */
-  | { kind: "probe" }
+  /** Ask whether somebody listens; `again` when the last question has no answer yet. */
+  | { kind: "probe"; again: boolean }
   /** The server meant the ends that came before the probe's answer. */
   | { kind: "confirm" }
   /** Connections leave the server; `seen` is null when nothing failed. */
@@ -68,8 +68,6 @@ export class Recovery {
   #reason: RecoveryReason = "start";
   /** A server we start runs; always true of one that somebody else starts. */
   #runs: boolean;
-  /** One that others started has not closed all it had yet. */
-  #dying = false;
   #probing = false;
   #nextProbeMs = -Infinity;
   #heldSinceMs: number | null = null;
@@ -113,10 +111,7 @@ export class Recovery {
   /** It has ended. */
   handleExit(how: string, nowMs: number): RecoveryEffect[] {
     this.#runs = false;
-    if (this.#state === "waiting") {
-      // Until now its listener may have taken more connections, which died with it.
-      return [{ kind: "detach", reason: this.#reason, seen: null }];
-    }
+    if (this.#state === "waiting") return [];
     return this.#fail("app-exited", `the server's process ended with ${how}`, nowMs);
   }
 
@@ -146,11 +141,6 @@ export class Recovery {
   /** Until the next server listens. */
   #await({ nowMs, listening, look }: RecoverySight): RecoveryEffect[] {
     if (!this.#runs || look() === "exiting") return [];
-    if (this.#dying) {
-      // Until now its listener may have taken more connections, which died with it.
-      this.#dying = false;
-      return [{ kind: "detach", reason: this.#reason, seen: null }];
-    }
     if (this.#probing && listening === "yes") {
       this.#probing = false;
       this.#nextProbeMs = -Infinity;
@@ -158,7 +148,7 @@ export class Recovery {
       this.#replayedMs = nowMs;
       return [{ kind: "replay" }];
     }
-    return this.#probe(nowMs);
+    return this.#probe(nowMs, listening);
   }
 
   #watch(sight: RecoverySight): RecoveryEffect[] {
@@ -180,7 +170,6 @@ export class Recovery {
     const life = sight.look();
     if (life === "exiting" || life === "gone") {
       this.#runs = !this.#spawns;
-      this.#dying = !this.#spawns;
       return this.#fail("app-exited", "the server's process is exiting", nowMs);
     }
     if (this.#probing && listening === "no") {
@@ -192,14 +181,15 @@ export class Recovery {
       return [{ kind: "confirm" }];
     }
     if (life === "unknown" && nowMs - this.#heldSinceMs < EXTERNAL_WAIT_MS) return [];
-    return this.#probe(nowMs);
+    return this.#probe(nowMs, listening);
   }
 
-  #probe(nowMs: number): RecoveryEffect[] {
+  #probe(nowMs: number, listening: RecoverySight["listening"]): RecoveryEffect[] {
     if (nowMs < this.#nextProbeMs) return [];
+    const again = this.#probing && listening === "unknown";
     this.#nextProbeMs = nowMs + PROBE_MS;
     this.#probing = true;
-    return [{ kind: "probe" }];
+    return [{ kind: "probe", again }];
   }
 
   #fail(reason: RecoveryReason, seen: string, nowMs: number): RecoveryEffect[] {

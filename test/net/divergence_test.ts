@@ -269,9 +269,7 @@ netTest(
         const result = await resultOf(client);
         console.log(JSON.stringify(result));
         assert.ok(result.answers > 0);
-        // One of twelve clients was reset in 2 of 14 runs on a busy machine: a known limit.
-        assert.deepEqual({ ...result, answers: 0, resets: 0 }, NOTHING);
-        assert.ok(result.resets <= 1, `${result.resets} clients were reset`);
+        assert.deepEqual({ ...result, answers: 0 }, NOTHING);
         assert.equal((await site.service("a")).app.restarts, round + 1);
       }
     });

@@ -2,7 +2,7 @@
  * recovery_test.ts - is our server dead, is the next one there, is it where the clients are?
  */
 import { deepStrictEqual, match, strictEqual } from "node:assert/strict";
-import { lifeOf } from "../../runtime/io/exiting.ts";
+import { isGroupAlive, lifeInStat, lifeOf } from "../../runtime/io/exiting.ts";
 import {
   EXTERNAL_WAIT_MS,
   PROBE_MS,
@@ -66,12 +66,25 @@ Deno.test("an end that a living server meant is confirmed after a probe", () => 
   deepStrictEqual(words(recovery.handlePass(answered)), ["probe"]);
 });
 
+Deno.test("a question without an answer is repeated, and another one is asked after an answer", () => {
+  const recovery = new Recovery(true, 0);
+  recovery.handleStart();
+  const pass = (nowMs: number, fields: Partial<RecoverySight> = {}) =>
+    recovery.handlePass(sight({ nowMs, ...fields }));
+  deepStrictEqual(pass(0), [{ kind: "probe", again: false }]);
+  deepStrictEqual(pass(PROBE_MS), [{ kind: "probe", again: true }]);
+  deepStrictEqual(pass(2 * PROBE_MS, { listening: "no" }), [{ kind: "probe", again: false }]);
+  // The server ended and another one runs: what was asked of the last says nothing of this one.
+  recovery.handleExit("SIGKILL", 25);
+  recovery.handleStart();
+  deepStrictEqual(pass(26), [{ kind: "probe", again: false }]);
+});
+
 Deno.test("an end of an exiting process, or with nobody listening, is the server's death", () => {
   const exiting = live();
   const seen = exiting.handlePass(sight({ endsHeld: true, look: () => "exiting" }));
   deepStrictEqual(words(seen), ["detach app-exited"]);
-  const late = exiting.handleExit("SIGKILL", 1001);
-  deepStrictEqual(words(late), ["detach app-exited"], "it may have accepted more meanwhile");
+  deepStrictEqual(exiting.handleExit("SIGKILL", 1001), []);
   strictEqual(exiting.sinceMs, 1000);
   deepStrictEqual(words(exiting.handlePass(sight())), [], "probed when it is started again");
 
@@ -97,11 +110,6 @@ Deno.test("a server that others start is looked at, and the next one awaited unt
   deepStrictEqual(pass({ endsHeld: true, listening: "yes" }), ["confirm"]);
   deepStrictEqual(pass({ endsHeld: true, look: () => "exiting" }), ["detach app-exited"]);
   deepStrictEqual(pass({ look: () => "exiting" }), [], "what still listens is the dying one");
-  deepStrictEqual(
-    pass({ look: () => "gone" }),
-    ["detach app-exited"],
-    "it accepted more meanwhile",
-  );
   deepStrictEqual(pass({ look: () => "gone" }), ["probe"]);
   deepStrictEqual(pass({ look: () => "gone", listening: "yes" }), ["replay"]);
 });
@@ -120,7 +128,7 @@ Deno.test("a restart waits for the next start, whatever the old server still say
   const recovery = live();
   deepStrictEqual(words(recovery.handleRestart(2000)), ["detach restart"]);
   deepStrictEqual(recovery.handlePass(sight({ endsHeld: true, listening: "yes" })), []);
-  deepStrictEqual(words(recovery.handleExit("status 0", 2100)), ["detach restart"]);
+  deepStrictEqual(recovery.handleExit("status 0", 2100), []);
   recovery.handleStart();
   deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2200 }))), ["probe"]);
 });
@@ -131,13 +139,44 @@ Deno.test("a server that hangs is left at once, and the next one awaited", () =>
     { kind: "detach", reason: "app-hangs", seen: "it was stopped" },
   ]);
   deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2001, listening: "yes" }))), []);
-  deepStrictEqual(words(recovery.handleExit("SIGKILL", 2002)), ["detach app-hangs"]);
+  deepStrictEqual(recovery.handleExit("SIGKILL", 2002), []);
   recovery.handleStart();
   deepStrictEqual(words(recovery.handlePass(sight({ nowMs: 2300 }))), ["probe"]);
   recovery.handlePass(sight({ nowMs: 2400, listening: "yes" }));
   deepStrictEqual(recovery.handlePass(sight({ nowMs: 2500 })), [
     { kind: "recovered", reason: "app-hangs", tookMs: 500, waitedMs: 400 },
   ]);
+});
+
+Deno.test("lifeInStat() takes a thread that SIGKILL waits for as one that is exiting", () => {
+  const stat = (flags: number, pending: number) =>
+    `7 (a) b) S 1 7 7 0 -1 ${flags} ${"0 ".repeat(21)}${pending} 0 4096 0 0 0 0 17 1 0 0`;
+  strictEqual(lifeInStat(stat(0x400000, 0)), "runs");
+  strictEqual(lifeInStat(stat(0x400000, 1 << (15 - 1))), "runs", "SIGTERM may be caught");
+  strictEqual(lifeInStat(stat(0x400000, 1 << (9 - 1))), "exiting");
+  strictEqual(lifeInStat(stat(0x400004, 0)), "exiting");
+});
+
+Deno.test("isGroupAlive() is so until the last process of a group has ended", async () => {
+  const script = "sleep 30 & echo $!; read -r word";
+  const leader = new Deno.Command("sh", {
+    args: ["-c", script],
+    detached: true,
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const { value } = await leader.stdout.getReader().read();
+  const member = Number(new TextDecoder().decode(value));
+  leader.kill("SIGKILL");
+  await leader.status;
+  strictEqual(isGroupAlive(leader.pid), true);
+  Deno.kill(member, "SIGKILL");
+  const deadlineMs = performance.now() + 10_000;
+  while (isGroupAlive(leader.pid) && performance.now() < deadlineMs) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  strictEqual(isGroupAlive(leader.pid), false);
+  await leader.stdin.close();
 });
 
 Deno.test("lifeOf() tells a process that runs from one that is a zombie or gone", async () => {

@@ -35,8 +35,6 @@ import type { DiskHost } from "./disk_host.ts";
 import { clientPortOf, Endpoint } from "./endpoint.ts";
 import { buildPacket, packetOf, parsePacket, TcpFlag } from "./twin.ts";
 
-/** The port of the client that does not exist, core/segment/probe.ts. */
-const PROBE_PORT = 9;
 /** Steps after which timers run out though something moves all the time. */
 const TIMERS_AFTER = 500;
 
@@ -410,7 +408,7 @@ export class Replicas {
     const { wasm } = host.driver.core;
     wasm.begin(this.nowMs >>> 0);
     if (wasm.probeAnswer() === 1) wasm.confirmEnds();
-    if (wasm.endsHeld() !== 0) wasm.probe(PORT);
+    if (wasm.endsHeld() !== 0) wasm.probe(PORT, 0);
     this.#deliver(host, host.driver.outputs(wasm.settle()));
   }
 
@@ -428,10 +426,17 @@ export class Replicas {
     })));
   }
 
+  /** Else it is from the one that does not exist, core/segment/probe.ts. */
+  #isFromClient(packet: Uint8Array): boolean {
+    const client = this.#family === 4 ? CLIENT_V4 : CLIENT_V6;
+    const { source } = parsePacket(packet);
+    return client.every((octet, index) => source[index] === octet);
+  }
+
   #serverOf(host: Host, packet: Uint8Array): Endpoint | undefined {
     const port = clientPortOf(packet);
     const known = host.servers.get(port);
-    if (port === PROBE_PORT) {
+    if (!this.#isFromClient(packet)) {
       this.#answer(host, packet);
       return undefined;
     }

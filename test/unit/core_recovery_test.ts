@@ -1,0 +1,133 @@
+/**
+ * core_recovery_test.ts - log mode: who listens, and who waits until somebody does
+ *
+ * Claims
+ *   a question that is repeated is the same SYN; another question comes from another port
+ *   only the last question's answer counts, and each SYN-ACK is answered with RST
+ *   while connections have no server no SYN reaches one, and what an old one says to it is left over
+ *   what died with such a server ends no connection when the next one lives
+ */
+import { deepStrictEqual, strictEqual } from "node:assert/strict";
+import { CLIENT_V4, CLIENT_V6, Driver, on, PORT, SERVICE_V4, SERVICE_V6 } from "./core_driver.ts";
+import { buildPacket, type Packet, packetOf, parsePacket, TcpFlag } from "./twin.ts";
+
+const CLIENT_PORT = 40000;
+const CLIENT_ISS = 7000;
+const SERVER_ISS = 9000;
+const YES = 1;
+const NO = 2;
+
+/** A primary in log mode whose server listens. */
+function serving(family: 4 | 6 = 4): Driver {
+  const driver = new Driver({ family });
+  driver.core.wasm.setLogMode(1);
+  driver.takeOver();
+  effect(driver, ({ replay }) => replay());
+  return driver;
+}
+
+/** Calls the core between two passes, and returns what it wants to be said. */
+function effect(driver: Driver, call: (wasm: Driver["core"]["wasm"]) => void): Uint8Array[] {
+  const { wasm } = driver.core;
+  wasm.begin(driver.nowMs >>> 0);
+  call(wasm);
+  const outputs = driver.outputs(wasm.settle());
+  deepStrictEqual(on("net", outputs), []);
+  return on("app", outputs);
+}
+
+/** What a kernel answers to a SYN. */
+function answer(syn: Packet, flags: number, seq = 0): Uint8Array {
+  return buildPacket(packetOf({
+    source: syn.destination,
+    destination: syn.source,
+    sourcePort: syn.destinationPort,
+    destinationPort: syn.sourcePort,
+    seq,
+    ack: (syn.seq + 1) >>> 0,
+    flags: flags | TcpFlag.ack,
+  }));
+}
+
+function fromClient(fields: Partial<Packet>): Uint8Array {
+  return buildPacket(packetOf({
+    source: CLIENT_V4,
+    destination: SERVICE_V4,
+    sourcePort: CLIENT_PORT,
+    destinationPort: PORT,
+    seq: CLIENT_ISS,
+    ...fields,
+  }));
+}
+
+const SYN = fromClient({ flags: TcpFlag.syn });
+
+for (const family of [4, 6] as const) {
+  const name = `probe() repeats a question as it was, the next has another port (IPv${family})`;
+  Deno.test(name, () => {
+    const driver = serving(family);
+    const ask = (again: boolean) => {
+      driver.nowMs += 10;
+      const [packet, ...more] = effect(driver, ({ probe }) => probe(PORT, again ? 1 : 0));
+      strictEqual(more.length, 0);
+      return parsePacket(packet);
+    };
+    const first = ask(false);
+    strictEqual(first.flags, TcpFlag.syn);
+    deepStrictEqual(first.destination, family === 4 ? SERVICE_V4 : SERVICE_V6);
+    strictEqual([CLIENT_V4, CLIENT_V6].some((client) => `${client}` === `${first.source}`), false);
+    const again = ask(true);
+    deepStrictEqual([again.sourcePort, again.seq], [first.sourcePort, first.seq]);
+    strictEqual(ask(false).sourcePort === first.sourcePort, false);
+  });
+}
+
+Deno.test("probeAnswer() is what was answered to the last question, and stays", () => {
+  const driver = serving();
+  const { wasm } = driver.core;
+  const ask = () => parsePacket(effect(driver, ({ probe }) => probe(PORT, 0))[0]);
+  const [old, last] = [ask(), ask()];
+  // A kernel that was asked when nobody listened yet, and is heard late.
+  driver.pass({ app: [answer(old, TcpFlag.rst)] });
+  strictEqual(wasm.probeAnswer(), 0);
+  const resets = on("app", driver.pass({ app: [answer(old, TcpFlag.syn, 5)] })).map(parsePacket);
+  deepStrictEqual(resets.map(({ flags, sourcePort }) => [flags, sourcePort]), [
+    [TcpFlag.rst, old.sourcePort],
+  ]);
+  strictEqual(wasm.probeAnswer(), 0);
+  driver.pass({ app: [answer(last, TcpFlag.syn, 5)] });
+  strictEqual(wasm.probeAnswer(), YES);
+  driver.pass({ app: [answer(last, TcpFlag.rst)] });
+  strictEqual(wasm.probeAnswer(), YES);
+  const next = ask();
+  strictEqual(wasm.probeAnswer(), 0);
+  driver.pass({ app: [answer(next, TcpFlag.rst)] });
+  strictEqual(wasm.probeAnswer(), NO);
+});
+
+Deno.test("a SYN waits while there is no server, and goes to the next one", () => {
+  const driver = serving();
+  effect(driver, ({ detach }) => detach());
+  deepStrictEqual(driver.pass({ net: [SYN] }), []);
+  deepStrictEqual(driver.pass({ net: [SYN] }), [], "the client repeats it");
+  const said = effect(driver, ({ replay }) => replay()).map(parsePacket);
+  deepStrictEqual(said.map(({ flags, seq }) => [flags, seq]), [[TcpFlag.syn, CLIENT_ISS]]);
+  const [synAck] = on("net", driver.pass({ app: [answer(said[0], TcpFlag.syn, SERVER_ISS)] }));
+  strictEqual(parsePacket(synAck).flags, TcpFlag.syn | TcpFlag.ack);
+});
+
+Deno.test("what a server accepts while connections leave it is nobody's, and its end nobody's end", () => {
+  const driver = serving();
+  const { wasm } = driver.core;
+  const [syn] = on("app", driver.pass({ net: [SYN] })).map(parsePacket);
+  effect(driver, ({ detach }) => detach());
+  // Its SYN-ACK was on the way; a worker that has the listener open still could say the same.
+  const late = on("app", driver.pass({ app: [answer(syn, TcpFlag.syn, SERVER_ISS)] }));
+  deepStrictEqual(late.map((packet) => parsePacket(packet).flags), [TcpFlag.rst]);
+  deepStrictEqual(driver.pass({ app: [answer(syn, TcpFlag.rst, SERVER_ISS + 1)] }), []);
+  const [again] = effect(driver, ({ replay }) => replay()).map(parsePacket);
+  strictEqual(wasm.endsHeld(), 0);
+  const outputs = driver.pass({ app: [answer(again, TcpFlag.syn, SERVER_ISS + 77)] });
+  const [synAck] = on("net", outputs).map(parsePacket);
+  strictEqual(synAck.seq, SERVER_ISS + 77);
+});
