@@ -105,12 +105,17 @@ export interface AppOptions {
   stopGraceMs?: number;
 }
 
-/** An entry of the user database. */
-interface Account {
+/** An entry of the user database; passwd(5). */
+export interface Account {
+  /** Login name. */
   name: string;
+  /** Number of the user. */
   uid: string;
+  /** Number of the user's group. */
   gid: string;
+  /** Home directory. */
   home: string;
+  /** Login shell. */
   shell: string;
 }
 
@@ -223,7 +228,7 @@ export class AppRunner {
       const account = user === null ? null : await lookUp(user);
       if (this.#stopping.signal.aborted) return { how: "not started", ranMs: 0 };
       const prefix = chance ? faketimePrefix(chance) : [];
-      child = spawnServer(netns, [...prefix, ...command], account);
+      child = spawnInNamespace(netns, [...prefix, ...command], account);
     } catch (error) {
       return this.#tellExit({ how: (error as Error).message, ranMs: 0 });
     }
@@ -272,13 +277,14 @@ export class AppRunner {
     return exit;
   }
 
-  /** Sends a signal to the server's group; a group that is gone already takes no harm. */
+  /** Sends a signal to the server's group. */
   #signal(signal: Deno.Signal): void {
     if (this.#child !== null) signalGroup(this.#child.pid, signal);
   }
 }
 
-function signalGroup(leader: number, signal: Deno.Signal): void {
+/** Sends a signal to a process group; one that is gone takes no harm. */
+export function signalGroup(leader: number, signal: Deno.Signal): void {
   try {
     Deno.kill(-leader, signal);
   } catch (error) {
@@ -286,8 +292,15 @@ function signalGroup(leader: number, signal: Deno.Signal): void {
   }
 }
 
-/** Starts the server as the leader of a session of its own. */
-function spawnServer(
+/**
+ * Starts a service's server, or what asks after it, as the leader of a session of its own.
+ *
+ * @param netns Name of the network namespace.
+ * @param command Program and arguments.
+ * @param account Who it runs as; null for the daemon's own user.
+ * @throws {Error} When "ip" is not installed.
+ */
+export function spawnInNamespace(
   netns: string,
   command: readonly string[],
   account: Account | null,
@@ -341,8 +354,12 @@ function spawnGuard(leader: number): () => Promise<void> {
   };
 }
 
-/** The entry of a user in the user database. */
-async function lookUp(user: string): Promise<Account> {
+/**
+ * The entry of a user in the user database.
+ *
+ * @throws {Error} When there is no such user.
+ */
+export async function lookUp(user: string): Promise<Account> {
   const { code, output } = await runCommand(["getent", "passwd", user]);
   if (code !== 0) {
     throw new Error(`Cannot run a server as user "${user}": there is no such user on this host`);

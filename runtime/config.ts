@@ -37,6 +37,9 @@
  *     commit = "strict"                     strict | ack
  *     run = ["nginx", "-g", "daemon off;"]  default: start the server yourself in the namespace
  *     user = "www-data"                     default: the daemon's
+ *     health = { command = ["curl", "-fsS", "http://10.0.0.100/health"] }
+ *                                           run in the namespace every = "1s", killed at timeout = "2s";
+ *                                           failures = 3 in a row: the server hangs. Default: never asked
  *     determinism = "none"                  none | faketime: run sees a clock that stands still at
  *     clock_base = "2026-01-01T00:00:00Z"     clock_base, and the same random numbers everywhere
  *     netns = "hf-web"                      default hf-<name>
@@ -186,6 +189,8 @@ export interface ServiceConfig {
   run: string[] | null;
   /** User the server runs as; null for the daemon's. */
   user: string | null;
+  /** What is asked to learn whether the server works; null for nothing. */
+  health: HealthConfig | null;
   /** Time of day that the server sees, seconds since 1970, under libfaketime; null for the true one. */
   clockBaseS: number | null;
   /** Network namespace of the server. */
@@ -212,6 +217,18 @@ export interface ServiceConfig {
   memoryBytes: number;
   /** Connections that are followed at one time. */
   maxConnections: number;
+}
+
+/** Table `health` of a service. */
+export interface HealthConfig {
+  /** Program and arguments; status 0 is healthy. */
+  command: string[];
+  /** Between two of them, milliseconds. */
+  everyMs: number;
+  /** How long one may take, milliseconds. */
+  timeoutMs: number;
+  /** So many failures in a row: the server hangs. */
+  failures: number;
 }
 
 /** Table `log` of a service. */
@@ -572,6 +589,14 @@ const SCHEMA = table("the top level", {
         commit: v.optional(choice("strict", "ack"), "strict"),
         run: v.optional(command()),
         user: v.optional(matching(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?$/, "the name of a user")),
+        health: v.optional(
+          table("health", {
+            command: command(),
+            every: v.optional(duration("10ms", "1h"), "1s"),
+            timeout: v.optional(duration("10ms", "1h"), "2s"),
+            failures: v.optional(wholeNumber(1, 1000), 3),
+          }),
+        ),
         determinism: v.optional(choice("none", "faketime"), "none"),
         clock_base: v.optional(instant(), "2026-01-01T00:00:00Z"),
         netns: v.optional(name()),
@@ -963,6 +988,12 @@ function toConfig(document: Document, file: string): Config {
       commit: s.commit,
       run: s.run ?? null,
       user: s.user ?? null,
+      health: s.health === undefined ? null : {
+        command: s.health.command,
+        everyMs: s.health.every / 1000,
+        timeoutMs: s.health.timeout / 1000,
+        failures: s.health.failures,
+      },
       clockBaseS: s.determinism === "faketime" ? s.clock_base : null,
       netns: s.netns ?? defaultNetns(s.name)!,
       uplink: s.uplink,

@@ -18,6 +18,7 @@ import { type Arbiter, openArbiter } from "./arbiter/arbiter.ts";
 import type { Config, ServiceConfig } from "./config.ts";
 import { parseAddress } from "./io/address.ts";
 import { mustRun } from "./io/command.ts";
+import { HealthCheck } from "./health_check.ts";
 import { seedOf } from "./io/faketime.ts";
 import { closeAll } from "./io/libc.ts";
 import { listenersIn } from "./io/listeners.ts";
@@ -70,6 +71,8 @@ interface Running {
   app: AppRunner | null;
   /** Of a primary in log mode. */
   watch: ServerWatch | null;
+  /** Of a service with a health command, where its server runs. */
+  health: HealthCheck | null;
   /** Of a service with its log on disk. */
   writer: LogWriter | null;
 }
@@ -135,7 +138,7 @@ class Daemon implements DaemonApi {
         interfaceName: service.interface,
         uplink: service.uplink,
       });
-      const running: Running = { network, app: null, watch: null, writer: null };
+      const running: Running = { network, app: null, watch: null, health: null, writer: null };
       this.#running.set(service.name, running);
       if (service.log.store === "disk") running.writer = this.#startWriter(service);
       if (!network.uplink.up && service.uplink) {
@@ -204,7 +207,9 @@ class Daemon implements DaemonApi {
     this.#watchLoop();
     for (const service of config.services) {
       // In log mode only a primary has a server: the loop says when.
-      if (service.mode === "hot") this.#startApp(service);
+      if (service.mode === "log") continue;
+      this.#startHealthCheck(service);
+      this.#startApp(service);
     }
   }
 
@@ -242,11 +247,11 @@ class Daemon implements DaemonApi {
   #serve({ service: name, wanted }: LoopMessage & { kind: "serve" }): void {
     const running = this.#running.get(name);
     if (running === undefined || this.#dead !== null) return;
-    running.watch?.stop();
-    running.watch = null;
+    this.#stopWatching(running);
     if (wanted) {
       const service = this.#config.services.find((s) => s.name === name)!;
       running.watch = this.#watchServer(service, running);
+      this.#startHealthCheck(service);
       return this.#startApp(service);
     }
     const { app } = running;
@@ -262,23 +267,47 @@ class Daemon implements DaemonApi {
       netns,
       ports,
       lagTimeMs,
-      onHang: async (seen) => {
-        try {
-          const isReplaced = await this.#ask<boolean>({ kind: "hang", service: name, seen });
-          if (isReplaced) await running.app?.restart({ hangs: true });
-        } catch (error) {
-          this.#log.warn("cannot replace a server", {
-            service: name,
-            why: (error as Error).message,
-          });
-        }
-      },
+      onHang: (seen) => this.#replaceServer(name, running, seen),
       onGoesOn: () => this.#log.info("server goes on", { service: name }),
     });
   }
 
+  /** Asks the service's health command, if it has one, after its server. */
+  #startHealthCheck({ name, netns, ports, user, mode, health }: ServiceConfig): void {
+    if (health === null) return;
+    const running = this.#running.get(name)!;
+    running.health = new HealthCheck({
+      netns,
+      ports,
+      user,
+      health,
+      settled: mode === "hot",
+      onHang: (seen, again) => {
+        // In hot mode a hand-over that failed is tried again.
+        if (!again || mode === "hot") this.#replaceServer(name, running, seen);
+      },
+      onGoesOn: () => {
+        this.#log.info("server is healthy again", { service: name });
+        this.#tell({ kind: "hang", service: name, seen: null });
+      },
+    });
+  }
+
+  /** Tells the loop of a server that hangs, and in log mode starts another one in its place. */
+  async #replaceServer(name: string, running: Running, seen: string): Promise<void> {
+    try {
+      const isReplaced = await this.#ask<boolean>({ kind: "hang", service: name, seen });
+      if (!isReplaced) return;
+      running.health?.noteEnd();
+      await running.app?.restart({ hangs: true });
+    } catch (error) {
+      this.#log.warn("cannot replace a server", { service: name, why: (error as Error).message });
+    }
+  }
+
   /** The loop wants to know whether a service's server runs. */
   #tellApp(service: string, news: { pid: number | null; ended: string | null }): void {
+    this.#running.get(service)?.health?.noteEnd();
     if (this.#dead !== null || this.#mailbox === null) return;
     this.#ask({ kind: "app", service, ...news }).catch((error: Error) => {
       this.#log.warn("cannot tell the data plane about a server", { service, why: error.message });
@@ -343,6 +372,9 @@ class Daemon implements DaemonApi {
           break;
         case "serve":
           this.#serve(message);
+          break;
+        case "settled":
+          this.#running.get(message.service)?.health?.noteSettled(message.settled);
           break;
         case "cut":
           // Packets that wait until a neighbour is found would be said when the cable is back.
@@ -459,7 +491,7 @@ class Daemon implements DaemonApi {
         : { kind: arbiter.kind, where: arbiter.where, reachable: arbiter.reachable },
       services: loop.services.map((service) => {
         const config = this.#config.services.find((s) => s.name === service.name)!;
-        const { app = null, watch = null } = this.#running.get(service.name) ?? {};
+        const { app = null, watch = null, health = null } = this.#running.get(service.name) ?? {};
         return {
           name: service.name,
           address: config.address,
@@ -478,7 +510,7 @@ class Daemon implements DaemonApi {
           speaks: service.speaks,
           judgements: service.judgements,
           warnings: [
-            ...(service.appHangs || watch?.hangs ? ["its server hangs"] : []),
+            ...(service.appHangs || watch?.hangs || health?.hangs ? ["its server hangs"] : []),
             ...(service.spareOf === null
               ? []
               : [`spare: ${service.spareOf} is primary and has another standby`]),
@@ -590,10 +622,14 @@ class Daemon implements DaemonApi {
   }
 
   #stopWatches(): void {
-    for (const running of this.#running.values()) {
-      running.watch?.stop();
-      running.watch = null;
-    }
+    for (const running of this.#running.values()) this.#stopWatching(running);
+  }
+
+  #stopWatching(running: Running): void {
+    running.watch?.stop();
+    running.watch = null;
+    running.health?.stop();
+    running.health = null;
   }
 
   async #handOverAll(): Promise<void> {

@@ -927,6 +927,7 @@ class DataLoop {
       return;
     }
     service.appRuns = command.ended === null;
+    service.isUnhealthy = false;
     service.isForsaken = !service.appRuns;
     if (command.ended === null) {
       service.core.wasm.noteAppStart();
@@ -952,6 +953,7 @@ class DataLoop {
         const evidence = { node: this.#options.node, act: "replay", seen };
         this.#noteJudgement(service, { kind: "judgement", judgement: reason, evidence });
       },
+      onSettled: (settled: boolean) => post({ kind: "settled", service: options.name, settled }),
       findListeners: () => post({ kind: "find", service: options.name }),
       onRecovered: ({ last }: RecoveryStatus) =>
         log("info", "connections live again", { service: options.name, ...last }),
@@ -1007,7 +1009,15 @@ class DataLoop {
   /** True when the server is to be replaced. */
   #noteHang({ service: name, seen }: LoopCommand & { kind: "hang" }, nowMs: number): boolean {
     const service = this.#services.find((s) => s.options.name === name);
-    if (service?.replica.role !== "primary" || service.recoverer === null) return false;
+    if (service === undefined) return false;
+    if (service.recoverer === null) {
+      service.isUnhealthy = seen !== null;
+      if (seen === null) return false;
+      const effects = service.judge.handleHang(seen, this.#situation(service, nowMs));
+      this.#carryOut(service, effects, nowMs);
+      return false;
+    }
+    if (seen === null || service.replica.role !== "primary") return false;
     if (service.options.log!.spawns) {
       service.recoverer.noteHang(seen, nowMs);
       return true;

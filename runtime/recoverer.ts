@@ -20,6 +20,8 @@ export interface RecovererHost {
   flush: () => void;
   /** The server failed: said in the log and in status. */
   onFailure: (reason: RecoveryReason, seen: string) => void;
+  /** Every connection has a server that is where its client is, or no longer. */
+  onSettled: (settled: boolean) => void;
   /** Finds out who listens, and tells `noteListeners()`. */
   findListeners: () => void;
   /** Every connection is live again. */
@@ -162,6 +164,7 @@ export class Recoverer {
             wasm.begin(nowMs >>> 0);
           }
           this.#connections = wasm.behind();
+          this.#host.onSettled(false);
           if (effect.seen !== null) this.#host.onFailure(effect.reason, effect.seen);
           break;
         case "recovered": {
@@ -169,6 +172,7 @@ export class Recoverer {
           const connections = this.#connections;
           this.#last = { reason, connections, tookMs, waitedMs };
           this.#connections = 0;
+          this.#host.onSettled(true);
           if (connections > 0) this.#host.onRecovered(this.status(nowMs));
           break;
         }

@@ -318,7 +318,7 @@ async function checkService(
   service: ServiceConfig,
   interfaces: InterfaceInfo[],
 ): Promise<CheckItem[]> {
-  const { name, uplink, run, user } = service;
+  const { name, uplink, run, user, health } = service;
   const items = [checkCore(service)];
   const found = interfaces.find(({ ifname }) => ifname === service.interface);
   items.push(...checkInterface(service, found, interfaces));
@@ -331,8 +331,12 @@ async function checkService(
   if (uplink) items.push(await checkUplink(service));
   const userItem = user === null ? null : await checkUser(name, user);
   if (userItem !== null) items.push(userItem);
+  const knownUser = userItem?.result === "ok" ? user : null;
   if (run !== null) {
-    items.push(await checkRun(name, run[0], userItem?.result === "ok" ? user : null));
+    items.push(await checkExecutable(`${name}: run`, run[0], knownUser));
+  }
+  if (health !== null) {
+    items.push(await checkExecutable(`${name}: health`, health.command[0], knownUser));
   }
   return items;
 }
@@ -517,8 +521,11 @@ async function checkUplink(service: ServiceConfig): Promise<CheckItem> {
 }
 
 /** Whether the program is there and, as far as we may try, its user can start it. */
-async function checkRun(service: string, program: string, user: string | null): Promise<CheckItem> {
-  const name = `${service}: run`;
+async function checkExecutable(
+  name: string,
+  program: string,
+  user: string | null,
+): Promise<CheckItem> {
   const places = program.includes("/")
     ? [program]
     : (Deno.env.get("PATH") ?? "").split(":").map((place) => `${place}/${program}`);

@@ -233,8 +233,11 @@ export type LoopCommand =
     | { kind: "listeners"; service: string; pids: number[] }
     /** Log mode: connections leave the server, which is going to be replaced. */
     | { kind: "detach"; service: string }
-    /** Log mode: the server hangs, as `seen` shows. One that we start is going to be replaced. */
-    | { kind: "hang"; service: string; seen: string }
+    /**
+     * The server hangs, as `seen` shows, or with null goes on. In log mode one that we start is going to be
+     * replaced: then the answer is true.
+     */
+    | { kind: "hang"; service: string; seen: string | null }
     | { kind: "stop" }
     | { kind: "verdict"; service: string; verdict: Verdict }
     /** What a register holds; without a value it could not be read. */
@@ -266,6 +269,8 @@ export type LoopMessage =
   }
   /** So much was sealed with the key in use that a new one should be agreed on. */
   | { kind: "worn"; peer: string }
+  /** Log mode: all connections have a server that is where their clients are, or no longer. */
+  | { kind: "settled"; service: string; settled: boolean }
   /** Log mode: the server is wanted here, or no longer. */
   | { kind: "serve"; service: string; wanted: boolean }
   /** An interface has lost its carrier: what the kernel keeps for it is old news. */

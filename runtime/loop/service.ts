@@ -52,6 +52,8 @@ export class Service {
   readonly judge: Judge;
   /** Our spawned server runs, or somebody else takes care of it. */
   appRuns = true;
+  /** Its health command found it hanging, and has not found it healthy since; hot mode. */
+  isUnhealthy = false;
   /** Standby: connections of a server whose process has ended are still to be given up. */
   isForsaken = false;
   /** The standby says that it could take over, its server included. */
@@ -193,7 +195,7 @@ export class Service {
 
   /** Nothing is known against our server. */
   get appWorks(): boolean {
-    return this.appRuns && this.core.wasm.hangs() === 0;
+    return this.appRuns && !this.isUnhealthy && this.core.wasm.hangs() === 0;
   }
 
   /** No more should be taken from clients: what they said waits to be told to others. */

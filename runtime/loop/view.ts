@@ -75,7 +75,7 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     protected: service.isReady && covered,
     connections: { total, hot, log, unprotected: total - hot - log },
     card: { state: service.card.state, seen: service.card.seen },
-    appHangs: core.wasm.hangs() !== 0,
+    appHangs: service.isUnhealthy || core.wasm.hangs() !== 0,
     lastTakeover: service.lastTakeover,
     counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
     arbitration: inWallTime(replica.arbitration),

@@ -14,7 +14,7 @@
  * Only time in which looks come in time counts: who was not run himself (a suspended host) knows nothing.
  *
  * Not found: threads that wait for each other, endless loops, files that do not answer, the freezer of
- * control groups.
+ * control groups. health.ts asks somebody who knows.
  */
 
 /** Longest time between two looks, milliseconds. */

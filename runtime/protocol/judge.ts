@@ -14,6 +14,7 @@
  *   both wrote different octets (P5)               diverged     the connection is unprotected
  *   the same, found after a takeover               diverged     the client is reset
  *   our server stands still, theirs goes on        app-hangs    hand over
+ *   its health command fails (health.ts)           app-hangs    hand over
  *   their server stands still, ours goes on        app-hangs    the connection is unprotected
  *   our card is dead, theirs works                 card-down    hand over
  *
@@ -192,6 +193,12 @@ export class Judge {
     if (situation.primary) return this.#failed("app-hangs", situation, { seen });
     const evidence: JudgeEvidence = { node: this.#node, act: "unprotect", seen };
     return this.#judge("app-hangs", evidence, situation.nowMs);
+  }
+
+  /** Our server hangs, as somebody has seen who knows it: to be called as long as it does. */
+  handleHang(seen: string, situation: Situation): JudgeEffect[] {
+    if (situation.primary) return this.#failed("app-hangs", situation, { seen });
+    return this.#judge("app-hangs", { node: this.#node, act: "none", seen }, situation.nowMs);
   }
 
   /** The process of our spawned server has ended. */

@@ -130,6 +130,7 @@ export class Recovery {
 
   /** This replica has become primary; its connections have no server yet. */
   handlePromoted(nowMs: number): void {
+    this.#sinceMs = nowMs;
     this.#leave("start", nowMs);
   }
 

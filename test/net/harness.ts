@@ -237,11 +237,16 @@ export class Site {
   }
 
   /**
-   * Sends a signal to a host's server, whoever started it.
+   * Sends a signal to a host's server, whoever started it; one that the daemon started leads a process group,
+   * which may be meant as a whole.
    *
    * @returns Wall clock of the fault, milliseconds since 1970.
    */
-  async signalServer(host: HostName, signal: Deno.Signal): Promise<number> {
+  async signalServer(
+    host: HostName,
+    signal: Deno.Signal,
+    { wholeGroup = false } = {},
+  ): Promise<number> {
     const server = this.#servers.get(host);
     if (server !== undefined) server.signal(signal);
     else {
@@ -249,7 +254,7 @@ export class Site {
       if (pid === null) {
         throw new Error(`Cannot send ${signal}: the server of ${host} does not run`);
       }
-      Deno.kill(pid, signal);
+      Deno.kill(wholeGroup ? -pid : pid, signal);
     }
     return Date.now();
   }

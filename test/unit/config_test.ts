@@ -92,6 +92,7 @@ const FULL_CONFIG: Config = {
     commit: "strict",
     run: ["nginx", "-g", "daemon off;"],
     user: "www-data",
+    health: null,
     clockBaseS: null,
     netns: "hf-web",
     uplink: true,
@@ -402,6 +403,33 @@ Deno.test("parseConfig() takes a clock base beside faketime only, and that besid
   for (const [lines, expected] of refused) {
     match(problemsOf(text(lines.join("\n"))).join("\n"), expected);
   }
+});
+
+Deno.test("parseConfig() reads a health command, and when it is run", () => {
+  const text = (health: string) => SMALL.replace("[[service]]", `[[service]]\nhealth = ${health}`);
+  const healthOf = (health: string) => parseConfig(text(health), "x").services[0].health;
+  deepStrictEqual(healthOf('{ command = ["true"] }'), {
+    command: ["true"],
+    everyMs: 1000,
+    timeoutMs: 2000,
+    failures: 3,
+  });
+  const all = '{ command = ["sh", "-c", "x"], every = "10s", timeout = "500ms", failures = 1 }';
+  deepStrictEqual(healthOf(all), {
+    command: ["sh", "-c", "x"],
+    everyMs: 10_000,
+    timeoutMs: 500,
+    failures: 1,
+  });
+  const refused: [string, RegExp][] = [
+    ['["true"]', /health: found .* a table with command, every, timeout, failures/],
+    ["{ failures = 3 }", /health\.command: missing, allowed: a list of program and arguments/],
+    ['{ command = "true" }', /health\.command: found "true", allowed: a list of program/],
+    ['{ command = ["true"], failures = 0 }', /health\.failures: found 0, allowed: a whole number/],
+    ['{ command = ["true"], timeout = 2 }', /health\.timeout: found 2, allowed: a duration from/],
+    ['{ command = ["true"], retries = 2 }', /health\.retries: unknown key of health/],
+  ];
+  for (const [health, expected] of refused) match(problemsOf(text(health)).join("\n"), expected);
 });
 
 Deno.test("parseConfig() keeps the port above each link's free for the control connection", () => {

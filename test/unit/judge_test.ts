@@ -214,3 +214,15 @@ Deno.test("a dead card hands over when somebody can take the service, and lets n
   deepStrictEqual(down({ ...STANDBY, nowMs: 3000 }), ["a card-down none"]);
   strictEqual(handOverReason("card-down"), "card-down");
 });
+
+Deno.test("a server that hangs by the word of its health command is handed over, time and again", () => {
+  const judge = new Judge("a");
+  const first = judge.handleHang("its health command failed", READY);
+  deepStrictEqual(words(first), ["a app-hangs hand-over", "handOver app-hangs"]);
+  strictEqual(seen(first), "its health command failed");
+  judge.handleHandOverFailed(READY.nowMs);
+  const later = { ...READY, nowMs: READY.nowMs + RETRY_MS };
+  deepStrictEqual(words(judge.handleHang("again", later)).at(-1), "handOver app-hangs");
+  const standby = new Judge("b");
+  deepStrictEqual(words(standby.handleHang("x", STANDBY)), ["b app-hangs none"]);
+});

@@ -124,6 +124,17 @@ Deno.test("a server that dies while it is replayed to is replaced; clients wait 
   strictEqual(recovery.sinceMs, 2000);
 });
 
+Deno.test("clients of a standby that takes over wait from then on, however long it had followed", () => {
+  const recovery = new Recovery(true, 0);
+  recovery.handlePromoted(5000);
+  recovery.handleStart();
+  recovery.handlePass(sight({ nowMs: 5100 }));
+  recovery.handlePass(sight({ nowMs: 5200, listening: "yes" }));
+  deepStrictEqual(recovery.handlePass(sight({ nowMs: 5300 })), [
+    { kind: "recovered", reason: "start", tookMs: 300, waitedMs: 200 },
+  ]);
+});
+
 Deno.test("a restart waits for the next start, whatever the old server still says", () => {
   const recovery = live();
   deepStrictEqual(words(recovery.handleRestart(2000)), ["detach restart"]);
