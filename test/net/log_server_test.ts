@@ -6,14 +6,14 @@
  * Claims, with connections that download, upload, echo, are idle, and just begin:
  *   SIGKILL of the spawned server at a random moment   every octet right, no RST, one SYN; the daemon
  *                                                      starts the server again and replays what was said
- *   nginx and curl, http.server and wget               the same for one large download after the other
  *   SIGKILL of a server that no daemon starts          the same, when somebody has started it again
  *   `holdfast restart web`                             the same
- *   a server that takes 20 s to start again            its clients are there still (10 min in full)
+ *   a server that is away for 12 s (10 min in full)    curl goes on in the midst of download and upload
  *   a stream longer than sequence numbers reach        goes on at the right octet
  */
 
 import assert from "node:assert/strict";
+import { contentSha256 } from "../../runtime/lab/content.ts";
 import { traceTcp } from "./capture.ts";
 import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
 import { makeContent } from "./content.ts";
@@ -34,9 +34,12 @@ const WORKLOAD = {
 const SERVICE = { mode: "log", ports: [82, 80] };
 const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
 
-/** Octets of a download: about as long on the wire as a server takes to start again. */
-const CONTENT_OCTETS = 512 << 20;
-const DOWNLOAD_TIMEOUT_MS = 120_000;
+/** Transfers that are held, each for some seconds on the wire. */
+const DOWNLOAD_OCTETS = 160 << 20;
+const UPLOAD_OCTETS = 32 << 20;
+const SEED = 7;
+/** Idle time before a keep-alive probe, and between two, seconds. */
+const KEEP_ALIVE_S = 2;
 /** For how long clients of every kind are held: their own deadlines are at 30 s. */
 const HELD_MS = 12_000;
 /** For how long a client without a deadline is held: ten minutes in the full run. */
@@ -71,69 +74,6 @@ for (const family of [4, 6] as const) {
     });
   });
 }
-
-interface Download {
-  server: (directory: string) => Promise<string[]>;
-  client: (url: string) => string[];
-}
-
-/** Downloads while the server is killed, one after the other. */
-async function downloadThroughDeaths(context: NetTestContext, options: Download): Promise<void> {
-  const { directory, random } = context;
-  await Deno.mkdir(`${directory}/files`);
-  const content = makeContent(`${directory}/files/content`, CONTENT_OCTETS);
-  const command = await options.server(directory);
-  await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
-    await site.waitPrimary("a");
-    const [program, ...args] = options.client(site.url("/content"));
-    const download = async (momentMs: number | null) => {
-      const capture = await site.startCapture();
-      const startMs = performance.now();
-      const client = site.startInClient(program, args, { hashOutput: true });
-      let faultMs: number | undefined;
-      if (momentMs !== null) {
-        await sleep(momentMs);
-        faultMs = await site.signalServer("a", "SIGKILL");
-      }
-      await client.mustSucceed(DOWNLOAD_TIMEOUT_MS);
-      const durationMs = performance.now() - startMs;
-      const dropped = await capture.stop();
-      assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
-      assertUnbroken(traceTcp(capture.path, site.address), { connections: 1, faultMs, dropped });
-      await Deno.remove(capture.path);
-      return durationMs;
-    };
-    const durationMs = await download(null);
-    const rounds = repetitions(50);
-    for (let round = 0; round < rounds; round++) {
-      const momentMs = durationMs * (round + random.next()) / rounds;
-      console.log(`round ${round + 1} of ${rounds}: SIGKILL after ${momentMs.toFixed(0)} ms`);
-      await download(momentMs);
-      await site.waitPrimary("a");
-    }
-  });
-}
-
-netTest("curl reads 512 MiB from nginx that is killed and started again", [
-  "nginx",
-  "curl",
-], (context) =>
-  downloadThroughDeaths(context, {
-    server: (directory) => nginx("a", directory),
-    client: (url) => ["curl", "--silent", "--show-error", "--max-time", "110", url],
-  }));
-
-netTest("wget reads 512 MiB from http.server that is killed and started again", [
-  "python3",
-  "wget",
-], (context) =>
-  downloadThroughDeaths(context, {
-    server: (directory) =>
-      Promise.resolve(
-        ["python3", "-m", "http.server", "80", "--directory", `${directory}/files`],
-      ),
-    client: (url) => ["wget", "--quiet", "--tries=1", "--timeout=110", "--output-document=-", url],
-  }));
 
 netTest(
   "clients do not notice SIGKILL of a server that others start again",
@@ -195,26 +135,46 @@ function slowly(command: string[], { directory }: NetTestContext, delayMs: numbe
 }
 
 netTest(
-  "curl waits for as long as nginx takes to start again",
-  ["nginx", "curl"],
+  "curl waits in the midst of a download and of an upload for as long as the server is away",
+  ["curl"],
   async (context) => {
     const { directory } = context;
-    await Deno.mkdir(`${directory}/files`);
-    const content = makeContent(`${directory}/files/content`, CONTENT_OCTETS);
-    const command = slowly(await nginx("a", directory), context, LONG_HELD_MS);
-    await withSite(context, { ...ONE_HOST, run: { a: command, b: command } }, async (site) => {
+    const { path, sha256, octets } = makeContent(`${directory}/content`, UPLOAD_OCTETS);
+    const script = new URL("../../runtime/lab/servers.ts", import.meta.url).pathname;
+    const servers = [Deno.execPath(), "run", "-A", script, "all", "--address", "::"];
+    const command = slowly([...servers, "--port", "80"], context, LONG_HELD_MS);
+    const service = { mode: "log", ports: [80, 81] };
+    const options = { ...ONE_HOST, service, run: { a: command, b: command } };
+    await withSite(context, options, async (site) => {
       await site.waitPrimary("a");
       const capture = await site.startCapture();
-      const args = ["--silent", "--show-error", "--limit-rate", "100M", site.url("/content")];
-      const client = site.startInClient("curl", args, { hashOutput: true });
-      await sleep(2000);
+      // No deadline of its own, and keep-alive probes while it waits.
+      const usual = ["--silent", "--show-error", "--fail", "--keepalive-time", `${KEEP_ALIVE_S}`];
+      const file = site.url(`/${DOWNLOAD_OCTETS}/${SEED}`);
+      const download = site.startInClient("curl", [...usual, "--limit-rate", "40M", file], {
+        hashOutput: true,
+      });
+      const uploading = ["--limit-rate", "8M", "--upload-file", path, site.url(":81/")];
+      const upload = site.startInClient("curl", [...usual, ...uploading]);
+      await sleep(1500);
+      assert.deepEqual([download.hasEnded, upload.hasEnded], [false, false]);
       const faultMs = await site.signalServer("a", "SIGKILL");
-      await client.mustSucceed(LONG_HELD_MS + 60_000);
+      await download.mustSucceed(LONG_HELD_MS + 60_000);
+      await upload.mustSucceed(LONG_HELD_MS + 60_000);
       const dropped = await capture.stop();
-      assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
-      assertUnbroken(traceTcp(capture.path, site.address), { connections: 1, faultMs, dropped });
+      const wanted = {
+        sha256: await contentSha256(DOWNLOAD_OCTETS, SEED),
+        octets: DOWNLOAD_OCTETS,
+      };
+      assert.deepEqual(download.outputHash(), wanted);
+      assert.equal(upload.output(), `${sha256} ${octets}\n`);
+      assertUnbroken(traceTcp(capture.path, site.address), { connections: 2, faultMs, dropped });
       const last = (await site.service("a")).recovery?.last;
-      assert.ok(last!.waitedMs >= LONG_HELD_MS, JSON.stringify(last));
+      assert.equal(last?.connections, 2);
+      assert.ok(last.waitedMs >= LONG_HELD_MS, JSON.stringify(last));
+      console.log(
+        `held for ${Math.round(last.waitedMs)} ms, mended in ${Math.round(last.tookMs)} ms`,
+      );
     });
   },
 );
