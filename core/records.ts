@@ -15,7 +15,7 @@
  *     +64 cliAck | 68 sndShown | 72 octets of output up to there, u64
  *     +80 a digest of output is u64 at 84, up to here; the first octet of all for none
  *   DATA      primary to standby   octets of the client's stream; flags 1: a FIN follows them
- *     +8  seq | 12 length | 16 octets
+ *     +8  seq | 12 length | 16 octets; with flags 1: 16 what the client had acknowledged | 20 octets
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
  *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there, 4: it is
@@ -85,6 +85,8 @@ export const enum CloseHow {
 export const OPEN_SIZE: u32 = 64;
 export const AGAIN_SIZE: u32 = 92;
 export const DATA_HEAD: u32 = 16;
+/** The same with a FIN. */
+export const FIN_HEAD: u32 = 20;
 export const PROGRESS_SIZE: u32 = 56;
 export const CLOSE_SIZE: u32 = 12;
 export const REPORT_SIZE: u32 = 28;
@@ -169,11 +171,13 @@ export function writeLogged(c: Connection, seq: u32, length: u32, fin: bool): bo
 }
 
 function beginData(c: Connection, seq: u32, length: u32, fin: bool): usize {
-  const to = begin(c, RecordType.Data, fin ? 1 : 0, DATA_HEAD + length);
+  const head = fin ? FIN_HEAD : DATA_HEAD;
+  const to = begin(c, RecordType.Data, fin ? 1 : 0, head + length);
   if (!to) return 0;
   store<u32>(to, seq, 8);
   store<u32>(to, length, 12);
-  return to + DATA_HEAD;
+  if (fin) store<u32>(to, c.finAck, 16);
+  return to + head;
 }
 
 /**

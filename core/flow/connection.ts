@@ -10,6 +10,7 @@
  *   rcvNxt     next octet of the stream we lack;       sndNxt    next octet the local kernel
  *              a FIN counts once it is in order                  will send (its SND.NXT)
  *   finSeq     where the client's FIN stands           cliAck    what the client has acknowledged
+ *   finAck     cliAck when it said it
  *   legAck     local kernel's RCV.NXT, as it says      legUna    what we have acknowledged to the
  *   legNxt     feeder's SND.NXT towards the kernel               local kernel (feeder)
  *   legEdge    right edge the local kernel gives       parkBase  first octet of the parked flight
@@ -104,8 +105,8 @@ export const enum Flag {
   /** The client is owed an ACK. */
   AckClient = 2048,
   ClientReset = 4096,
-  /** A report of rcvNxt and the log's edge is due (standby to primary). */
-  Report = 8192,
+  /** Log mode: the client has acknowledged the FIN of a server before ours. */
+  EndHeard = 8192,
   /** Hot mode: the input log holds the client's stream from its first octet, for a standby that comes later. */
   Kept = 32768,
   /** Standby: all there was to tell of it when we came was told. */
@@ -174,6 +175,8 @@ export class Connection {
   irs: u32 = 0;
   rcvNxt: u32 = 0;
   finSeq: u32 = 0;
+  /** What the client had acknowledged when it said its FIN. */
+  finAck: u32 = 0;
   legAck: u32 = 0;
   legNxt: u32 = 0;
   legEdge: u32 = 0;

@@ -27,6 +27,7 @@ import {
   CloseHow,
   DATA_HEAD,
   FAIL_SIZE,
+  FIN_HEAD,
   OPEN_SIZE,
   PROGRESS_SIZE,
   RAW_HEAD,
@@ -94,15 +95,18 @@ function apply(record: usize, left: u32): u32 {
       return size;
     }
     case RecordType.Data: {
-      if (left < DATA_HEAD) return 0;
+      const fin = (flags & 1) != 0;
+      const head = fin ? FIN_HEAD : DATA_HEAD;
+      if (left < head) return 0;
       const length = load<u32>(record, 12);
-      if (length > left - DATA_HEAD) return 0;
+      if (length > left - head) return 0;
       s.ackDue = 1;
       const c = named(record);
       if (standby && c !== null && c.leg != Leg.Dead) {
-        absorb(c, load<u32>(record, 8), record + DATA_HEAD, length, (flags & 1) != 0);
+        if (fin && !has(c, Flag.ClientFin)) c.finAck = load<u32>(record, 16);
+        absorb(c, load<u32>(record, 8), record + head, length, fin);
       }
-      return DATA_HEAD + length;
+      return head + length;
     }
     case RecordType.Progress: {
       if (left < PROGRESS_SIZE) return 0;

@@ -20,7 +20,7 @@ import {
   UNKNOWN_OUTPUT_MS,
 } from "../limits";
 import { count, Counter, isServed, Role, state } from "../state";
-import { after, before, get16, later } from "../wire/bytes";
+import { after, before, earlier, get16, later } from "../wire/bytes";
 import {
   ACK,
   CWR,
@@ -391,6 +391,7 @@ function takeAck(c: Connection, v: View): bool {
 /** Takes octets and FIN; false when the segment must go no further. */
 function takeOctets(c: Connection, v: View, end: u32, hot: bool, fed: bool): bool {
   const fin = (v.flags & FIN) != 0;
+  if (fin && !has(c, Flag.ClientFin)) c.finAck = earlier(v.ack, c.cliAck);
   if (after(end, c.edgeShown)) {
     // More than the window we showed: answered as a full receiver does, and not passed on, because
     // the server may not read what the standby cannot store.

@@ -20,6 +20,10 @@
  *   cliAck             legUna               parkEnd
  *   |== owed, kept ====|== parked, or sent ==|          owes(): the chain reaches back to cliAck
  *
+ * The client's FIN waits until our server has written what the client had acknowledged when it said it: the
+ * server before ours had written that by then. One that reads the FIN earlier may take it for a client
+ * that is gone, and end without writing what the client has (nginx does).
+ *
  * The link is a TUN device: lossless but for full queues, so there is no congestion control; a
  * timer with go-back-N (FEED_RTO_*) covers what is dropped.
  *
@@ -35,7 +39,7 @@ import {
   SLOT_SIZE,
   SUPER_SEGMENT,
 } from "../limits";
-import { count, Counter, Role, state } from "../state";
+import { count, Counter, Divergence, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, FIN, PSH } from "../wire/packet";
 import { Connection, Flag, has, indexOf, isStored, Leg, Phase, Reason } from "../flow/connection";
@@ -289,6 +293,12 @@ export function pump(c: Connection): void {
   }
 }
 
+/** Our server has written all that the client had when it said its FIN; if it may write less, nobody waits. */
+function mayEnd(c: Connection): bool {
+  if (state().divergence == Divergence.Ignore) return true;
+  return !c.ahead && !before(c.sndNxt, c.finAck);
+}
+
 function feed(c: Connection): void {
   const s = state();
   const ended = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1;
@@ -307,7 +317,7 @@ function feed(c: Connection): void {
     c.legNxt += length;
     sent = true;
   }
-  if (ended && c.legNxt == c.finSeq && hasRoom()) {
+  if (ended && c.legNxt == c.finSeq && mayEnd(c) && hasRoom()) {
     sendToServer(c, ACK | FIN, c.legNxt, ack, 0);
     c.legNxt++;
     sent = true;

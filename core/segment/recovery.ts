@@ -43,6 +43,7 @@ import {
 } from "../flow/lifecycle";
 import { digestAhead, startOver } from "./comparing";
 import { refuse, sendFin, sendReset } from "./ending";
+import { hasServersFin } from "./takeover";
 import { hasRoom, resetServer, sendSyn } from "./output";
 
 /** What its server had said of an end, which another may say otherwise. */
@@ -110,6 +111,8 @@ export function shownOctets(c: Connection): u64 {
 export function arm(c: Connection): void {
   c.leg = Leg.None;
   c.tries = 0;
+  // However soon the next server's FIN comes, a client that has this one's may know nothing more of us.
+  if (hasServersFin(c)) c.flags |= Flag.EndHeard;
   c.flags = (c.flags & ~ENDS) | Flag.Fed | Flag.Taken;
   if (c.phase == Phase.Closing && !has(c, Flag.ClientFin)) c.phase = Phase.Open;
   c.saidMost = later(c.saidMost, later(c.sndShown, c.cliAck));

@@ -411,8 +411,9 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   if (fresh && has(c, Flag.PeerFin)) checkPeerEnd(c);
   if (parking || gap) {
     if (v.payloadLength && digested && !fresh) park(c, seq, v.payload, v.payloadLength);
-    // What it acknowledges the client is told with numbers that it knows.
-    if (!v.payloadLength && !fin) ackSoon(c);
+    // What it acknowledges the client is told with numbers that it knows, and nothing that it knows: one that
+    // has forgotten the connection would answer with a RST.
+    if (!v.payloadLength && !fin && (before(seq, c.sndNxt) || hasNews(c))) ackSoon(c);
     return;
   }
   // A FIN that was held is repeated by its kernel meanwhile. A client that has it may know the
@@ -424,7 +425,7 @@ function onSegment(c: Connection, v: View, primary: bool): void {
       // Acknowledges the feeder; the client cares only for what it has not been shown. A window or
       // keep-alive probe goes on to it: its answer may tell of a window that opened meanwhile.
       const probe = before(seq, c.sndNxt);
-      const news = after(shownEdge(c), c.edgeShown) || after(shownAck(c), c.ackShown);
+      const news = hasNews(c);
       if (!probe && !news) return;
       if (before(seq, c.cliAck - 1)) {
         // The client drops what is so old: it hears the news in numbers of its own time.
@@ -475,6 +476,11 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   checkClosed(c);
   if (fed && hasCaughtUp(c)) markPump(c);
   toClient(v.at, v.length);
+}
+
+/** More of its octets are acknowledged, or its window is wider, than the client was shown. */
+function hasNews(c: Connection): bool {
+  return after(shownEdge(c), c.edgeShown) || after(shownAck(c), c.ackShown);
 }
 
 /** Compares and keeps new octets of our server; false when they were not taken. */

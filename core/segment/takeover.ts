@@ -177,8 +177,9 @@ export function speak(): bool {
   return false;
 }
 
-/** True when the client has acknowledged a FIN: our server's, or one that only the old primary's has said. */
-function hasServersFin(c: Connection): bool {
+/** True when the client has acknowledged a FIN: our server's, or one that only an earlier server has said. */
+export function hasServersFin(c: Connection): bool {
+  if (has(c, Flag.EndHeard)) return true;
   if (has(c, Flag.ServerFin)) return after(c.cliAck, c.srvFin);
   return has(c, Flag.PeerFin) && after(c.cliAck, c.peerSnd);
 }

@@ -25,7 +25,7 @@ export const RECORD_HEAD_OCTETS = 40;
 export const BODY_MAX = 4 << 20;
 
 /** "HFLOG", and the format's version. */
-const SEGMENT_MAGIC = 0x0001_474f_4c46_48n;
+const SEGMENT_MAGIC = 0x0002_474f_4c46_48n;
 const SERVICE_AT = 24;
 const SERVICE_MAX = 63;
 const ADDRESS_AT = 88;

@@ -25,7 +25,7 @@
  *   resume   = [version, 7, node: tstr, service: tstr, epoch: u32, session: u32, applied: u32]
  *                                                     ; who said hello, first frame
  *   resumed  = [version, 8, epoch: u32, applied: u32]
- *   version  = 2
+ *   version  = 3
  *
  * Decoding trusts nothing: before cbor-x sees an item, a scan admits only unsigned integers, short
  * texts and arrays, to a depth and number that these messages need - so no tag, map, float or
@@ -34,7 +34,7 @@
 import { Decoder, Encoder } from "cbor-x/index-no-eval";
 
 /** Version of all messages. */
-export const VERSION = 2;
+export const VERSION = 3;
 /** Longest envelope of a frame, in octets. */
 export const ENVELOPE_MAX = 1024;
 /** Longest beat, in octets: as many services as a node may have, with the longest names, fit. */

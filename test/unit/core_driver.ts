@@ -338,22 +338,25 @@ export function encodeOpen(index: number, open: Open, generation = 1): Uint8Arra
   return new Uint8Array(view.buffer);
 }
 
-/** A DATA record. */
+/** A DATA record; with a FIN, `finAck` is what the client had acknowledged when it said it. */
 export function encodeData(
   index: number,
   seq: number,
   octets: Uint8Array,
   fin = false,
   generation = 1,
+  finAck = 0,
 ): Uint8Array {
-  const view = record(RecordType.data, 16 + octets.length, {
+  const head = fin ? 20 : 16;
+  const view = record(RecordType.data, head + octets.length, {
     index,
     generation,
     flags: fin ? 1 : 0,
   });
   view.setUint32(8, seq, true);
   view.setUint32(12, octets.length, true);
-  new Uint8Array(view.buffer).set(octets, 16);
+  if (fin) view.setUint32(16, finAck, true);
+  new Uint8Array(view.buffer).set(octets, head);
   return new Uint8Array(view.buffer);
 }
 

@@ -131,3 +131,102 @@ Deno.test("what a server accepts while connections leave it is nobody's, and its
   const [synAck] = on("net", outputs).map(parsePacket);
   strictEqual(synAck.seq, SERVER_ISS + 77);
 });
+
+const REQUEST = new TextEncoder().encode("GET");
+const ANSWER = Uint8Array.from({ length: 1000 }, (_, i) => i * 7);
+
+/** A connection over which an answer was read, on a server whose numbers begin at SERVER_ISS. */
+function answered(): Driver {
+  const driver = serving();
+  const [syn] = on("app", driver.pass({ net: [SYN] })).map(parsePacket);
+  driver.pass({ app: [answer(syn, TcpFlag.syn, SERVER_ISS)] });
+  driver.pass({
+    net: [fromClient({ seq: CLIENT_ISS + 1, ack: SERVER_ISS + 1, payload: REQUEST })],
+  });
+  driver.pass({ app: [fromServer({ payload: ANSWER })] });
+  driver.pass({ net: [fromClient({ seq: CLIENT_ISS + 4, ack: SERVER_ISS + 1001 })] });
+  return driver;
+}
+
+/** What a server has said, by default the first octets after the request. */
+function fromServer(fields: Partial<Packet>): Uint8Array {
+  return buildPacket(packetOf({
+    source: SERVICE_V4,
+    destination: CLIENT_V4,
+    sourcePort: PORT,
+    destinationPort: CLIENT_PORT,
+    seq: SERVER_ISS + 1,
+    ack: CLIENT_ISS + 4,
+    ...fields,
+  }));
+}
+
+/** The server is left; what the client had not been told of its octets it is told. */
+function leave(driver: Driver): void {
+  const { wasm } = driver.core;
+  wasm.begin(driver.nowMs);
+  wasm.detach();
+  wasm.settle();
+  driver.drain();
+}
+
+/** The next server, whose numbers begin at 50000, is played to; what it was said after the handshake. */
+function replayed(driver: Driver): Packet[] {
+  const [syn] = effect(driver, ({ replay }) => replay()).map(parsePacket);
+  const outputs = driver.pass({ app: [answer(syn, TcpFlag.syn, NEXT_ISS)] });
+  return on("app", outputs).map(parsePacket);
+}
+
+const NEXT_ISS = 50_000;
+
+function hasFin({ flags }: Packet): boolean {
+  return (flags & TcpFlag.fin) !== 0;
+}
+
+Deno.test("a client's FIN is played when the server has written what the client had when it said it", () => {
+  const driver = answered();
+  const fin = { seq: CLIENT_ISS + 4, ack: SERVER_ISS + 1001, flags: TcpFlag.fin | TcpFlag.ack };
+  const [direct] = on("app", driver.pass({ net: [fromClient(fin)] })).map(parsePacket);
+  strictEqual(hasFin(direct), true);
+  leave(driver);
+  const said = replayed(driver);
+  deepStrictEqual(said.flatMap(({ payload }) => [...payload]), [...REQUEST]);
+  const hears = (fields: Partial<Packet>) => {
+    const outputs = driver.pass({ app: [fromServer({ seq: NEXT_ISS + 1, ...fields })] });
+    return on("app", outputs).map(parsePacket).some(hasFin);
+  };
+  strictEqual(said.some(hasFin), false);
+  strictEqual(hears({}), false, "the request was read");
+  strictEqual(hears({ payload: ANSWER.subarray(0, 999) }), false);
+  strictEqual(hears({ seq: NEXT_ISS + 1000, payload: ANSWER.subarray(999) }), true);
+});
+
+Deno.test("a client that has both FINs is told nothing by the next server's replay", () => {
+  const driver = answered();
+  const flags = TcpFlag.fin | TcpFlag.ack;
+  driver.pass({ app: [fromServer({ seq: SERVER_ISS + 1001, flags })] });
+  // Its server lives and meant it.
+  const [probe] = effect(driver, (wasm) => wasm.probe(PORT, 0)).map(parsePacket);
+  driver.pass({ app: [answer(probe, TcpFlag.syn, 1)] });
+  driver.core.wasm.begin(driver.nowMs);
+  driver.core.wasm.confirmEnds();
+  const told = on("net", driver.outputs(driver.core.wasm.settle())).map(parsePacket);
+  deepStrictEqual(told.map(hasFin), [true]);
+  driver.pass({ net: [fromClient({ seq: CLIENT_ISS + 4, ack: SERVER_ISS + 1002 })] });
+  leave(driver);
+  // Now it ends too, is answered, and knows nothing of the connection any more.
+  const [ack] = on(
+    "net",
+    driver.pass({
+      net: [fromClient({ seq: CLIENT_ISS + 4, ack: SERVER_ISS + 1002, flags })],
+    }),
+  ).map(parsePacket);
+  strictEqual(ack.ack, CLIENT_ISS + 5);
+  replayed(driver);
+  const later = [{ payload: ANSWER }, { seq: NEXT_ISS + 1001, ack: CLIENT_ISS + 5, flags }];
+  for (const fields of later) {
+    const outputs = driver.pass({ app: [fromServer({ seq: NEXT_ISS + 1, ...fields })] });
+    deepStrictEqual(on("net", [...outputs, ...driver.drain()]), []);
+  }
+  strictEqual(driver.core.wasm.behind(), 0);
+});

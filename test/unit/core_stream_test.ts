@@ -75,7 +75,7 @@ class Follower {
   }
 
   data(at: number, octets: Uint8Array, fin = false): Uint8Array {
-    return encodeData(0, (this.irs + 1 + at) >>> 0, octets, fin);
+    return encodeData(0, (this.irs + 1 + at) >>> 0, octets, fin, 1, this.iss + 1);
   }
 }
 
