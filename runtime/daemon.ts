@@ -290,6 +290,11 @@ class Daemon implements DaemonApi {
         this.#log.info("server is healthy again", { service: name });
         this.#tell({ kind: "hang", service: name, seen: null });
       },
+      onUseless: (seen) =>
+        this.#log.warn("health command has never succeeded, and is not believed", {
+          service: name,
+          seen,
+        }),
     });
   }
 

@@ -35,6 +35,8 @@ export interface HealthCheckOptions {
   onHang: (seen: string, again: boolean) => void;
   /** The one that hung goes on. */
   onGoesOn: () => void;
+  /** The command has never succeeded, so its failures count for nothing. */
+  onUseless: (seen: string) => void;
 }
 
 /** Asks after one server, from now on. */
@@ -86,6 +88,7 @@ export class HealthCheck {
     for (const effect of effects) {
       if (effect.kind === "hangs") this.#options.onHang(effect.seen, effect.again);
       else if (effect.kind === "goesOn") this.#options.onGoesOn();
+      else if (effect.kind === "useless") this.#options.onUseless(effect.seen);
       else this.#run(effect.number);
     }
   }

@@ -13,6 +13,9 @@
  *     └──── it ended, or is ───────┴── healthy, or one more failure ┘
  *           started again
  *
+ * Failures count from the first success on: a command that cannot work says nothing of any server, and must
+ * not have one replaced time and again. It is told once.
+ *
  * Nothing is asked before the server has listened, and nothing counts while it is not settled: in log mode
  * while it is played what its clients have said. What a command says that was started before is void.
  *
@@ -36,7 +39,9 @@ export type HealthEffect =
   /** The server hangs: what was seen, in words; `again` when it did at the last effect as well. */
   | { kind: "hangs"; seen: string; again: boolean }
   /** The one that hung goes on. */
-  | { kind: "goesOn" };
+  | { kind: "goesOn" }
+  /** The command has failed as often, and never succeeded. */
+  | { kind: "useless"; seen: string };
 
 /** Judges one server. */
 export class Health {
@@ -50,6 +55,8 @@ export class Health {
   #nextMs = -Infinity;
   #failed = 0;
   #hangs = false;
+  #hasSucceeded = false;
+  #isToldUseless = false;
 
   /** `settled`: the server need not be played anything first. */
   constructor(rule: HealthRule, settled: boolean) {
@@ -91,6 +98,7 @@ export class Health {
     if (number <= this.#voidTo) return [];
     if (complaint === null) {
       const hung = this.#hangs;
+      this.#hasSucceeded = true;
       this.#failed = 0;
       this.#hangs = false;
       return hung ? [{ kind: "goesOn" }] : [];
@@ -100,6 +108,11 @@ export class Health {
     const seen = `its health command failed ${this.#failed} times in a row, at last: ${complaint}`;
     const again = this.#hangs;
     this.#failed = 0;
+    if (!this.#hasSucceeded) {
+      if (this.#isToldUseless) return [];
+      this.#isToldUseless = true;
+      return [{ kind: "useless", seen }];
+    }
     this.#hangs = true;
     return [{ kind: "hangs", seen, again }];
   }

@@ -23,6 +23,8 @@ import { assertUnbroken } from "./verdict.ts";
 const OCTETS = 10_000_000;
 const DOWNLOADS = 10;
 const TIMEOUT_MS = 30_000;
+/** Failures count from the command's first success on. */
+const SETTLE_MS = 1000;
 const FAILURES = 3;
 const SCRIPT = new URL("./lock_server.py", import.meta.url).pathname;
 /** Listens only after longer than it may be unhealthy for. */
@@ -72,6 +74,7 @@ netTest("log mode: a server in a deadlock is replaced, and clients do not notice
   const service = { mode: "log", lag_time: "1h", health: HEALTH };
   await withSite(context, { run: RUN, service, alone: true, hosts: ["a"] }, async (site) => {
     await site.waitPrimary("a");
+    await sleep(SETTLE_MS);
     await downloadThrough(site, () => site.signalServer("a", "SIGUSR1"));
     const { app, recovery, warnings } = await site.service("a");
     assert.deepEqual([app.restarts, app.lastExit, warnings], [1, "SIGKILL", []]);
@@ -89,6 +92,7 @@ netTest("hot mode: a server in a deadlock is left for the standby's, and is no s
   const service = { lag_time: "1h", health: HEALTH };
   await withSite(context, { run: RUN, service }, async (site) => {
     await site.waitProtected();
+    await sleep(SETTLE_MS);
     const primary = await site.primary();
     const standby = site.other(primary);
     const isProtected = async (wanted: boolean) =>

@@ -53,12 +53,23 @@ Deno.test("failures in a row make a server that hangs, which is told again after
   strictEqual(health.hangs, false);
 });
 
+Deno.test("a command that has never succeeded is not believed, which is told once", () => {
+  const health = new Health(RULE, true);
+  const said = [1, 2, 3, 4, 5, 6].map((second) => kinds(ask(health, 1000 * second, "status 127")));
+  deepStrictEqual(said.flat(), ["useless"]);
+  strictEqual(health.hangs, false);
+  ask(health, 7000, null);
+  const then = [8, 9, 10].map((second) => kinds(ask(health, 1000 * second, "status 1")));
+  deepStrictEqual(then.flat(), ["hangs"]);
+});
+
 Deno.test("what was asked before the server ended says nothing of the next one", () => {
   const health = new Health({ ...RULE, failures: 1 }, true);
+  ask(health, -1000, null);
   deepStrictEqual(kinds(health.handleTime(0, YES)), ["run"]);
   health.handleEnd();
   deepStrictEqual(health.handleTime(100, YES), [], "two at once");
-  deepStrictEqual(health.handleResult(1, "killed with it"), []);
+  deepStrictEqual(health.handleResult(2, "killed with it"), []);
   deepStrictEqual(health.handleTime(200, NO), []);
   deepStrictEqual(kinds(ask(health, 1200, "status 1")), ["hangs"]);
   health.handleEnd();
@@ -69,6 +80,7 @@ Deno.test("a server that is played its log is not asked, and its failures before
   const health = new Health(RULE, false);
   deepStrictEqual(health.handleTime(0, YES), []);
   health.handleSettled(true);
+  ask(health, 0, null);
   ask(health, 1000, "status 1");
   ask(health, 2000, "status 1");
   health.handleSettled(false);
