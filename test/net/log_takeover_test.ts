@@ -77,7 +77,7 @@ netTest("curl reads 512 MiB while the host that serves it loses power", [
   const run = { a: await nginx("a", directory), b: await nginx("b", directory) };
   await withSite(context, { run, service: SERVICE }, async (site) => {
     const url = site.url("/content");
-    const rounds = repetitions(50);
+    const rounds = repetitions(50, 0.04);
     for (let round = 0; round < rounds; round++) {
       const primary = await site.waitCovered();
       const capture = await site.startCapture();
