@@ -1011,8 +1011,10 @@ class DataLoop {
     const service = this.#services.find((s) => s.options.name === name);
     if (service === undefined) return false;
     if (service.recoverer === null) {
+      const isNews = !service.isUnhealthy;
       service.isUnhealthy = seen !== null;
-      if (seen === null) return false;
+      // A primary may try again to hand over; of a standby's server all is said.
+      if (seen === null || (!isNews && service.replica.role !== "primary")) return false;
       const effects = service.judge.handleHang(seen, this.#situation(service, nowMs));
       this.#carryOut(service, effects, nowMs);
       return false;
