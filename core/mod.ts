@@ -91,6 +91,7 @@ import {
   promote as toPrimary,
   speak as speakSome,
   standbyJoined as joined,
+  standbyLeft as left,
   standbyLost as lost,
 } from "./segment/takeover";
 
@@ -399,6 +400,11 @@ export function standbyLost(): void {
   lost(Reason.StandbyLost);
 }
 
+/** Log mode: the standby is gone, and the disk goes on keeping what it is told. */
+export function standbyLeft(): void {
+  left();
+}
+
 /** Log mode: the disk that was our standby takes no more. */
 export function storeLost(): void {
   lost(Reason.StoreLost);
@@ -427,7 +433,7 @@ export function forsake(): u32 {
 /** The standby's server works again: what it has lost is to be told once more. */
 export function bring(): void {
   const s = state();
-  if (s.standbyReady && !s.bringing) startBringing();
+  if (s.standbyReady && !s.bringing && !s.telling) startBringing();
 }
 
 /** Connections of which the standby has a part only. */

@@ -80,8 +80,14 @@ export class Channel {
   stalledSinceMs: number | null = null;
   /** Number of the last message whose body was applied here. */
   applied = 0;
-  /** What `applied` was when the peer was told last. */
+  /** Number of the last one that is kept here as it must be: applied, and on disk where there is a log on one. */
+  kept = 0;
+  /** What `kept` was when the peer was told last. */
   acknowledged = 0;
+  /** The peer waits for a word on what it has sent. */
+  owesWord = false;
+  /** Primary: the standby has been told that it has all connections. */
+  isWhole = false;
 
   /** Why a frame could not be taken; the channel is of no more use then. */
   refused: string | null = null;
@@ -259,8 +265,9 @@ export class Channel {
   /** Sends a frame without a body. */
   send(frame: Frame, nowMs: number): void {
     const envelope = encodeFrame(frame);
-    // Of the others, what was applied is said again when the channel is resumed.
-    const mustArrive = frame.kind === "handover" || frame.kind === "took";
+    // Of the others, what is kept is said again when the channel is resumed.
+    const mustArrive = frame.kind === "handover" || frame.kind === "took" ||
+      frame.kind === "whole";
     if (mustArrive && !this.#retain(null, framed(envelope))) return;
     if (this.suspendedSinceMs === null) this.#say(envelope, nowMs);
   }
@@ -322,19 +329,20 @@ export class Channel {
     if (answer !== null) this.#queueFrame(framed(encodeFrame(answer)), nowMs);
     for (const frame of retained.frames()) this.#queueFrame(frame, nowMs);
     this.suspendedSinceMs = null;
-    this.acknowledged = this.applied;
-    this.#unconfirmed = 0;
+    // What was applied is no word on what is kept.
+    this.owesWord = true;
+    this.acknowledged = 0;
     this.flush(nowMs);
   }
 
   // Sending -------------------------------------------------------------------------------------
 
-  /** Sends the core's message body in `epoch`, and with it what we have applied. */
+  /** Sends the core's message body in `epoch`, and with it what is kept here. */
   sendBody(epoch: number, nowMs: number): void {
     const { bytes, wasm } = this.#core;
     const bodyLength = wasm.bodyLength();
     const seq = wasm.messageSeq() >>> 0;
-    const committed = this.applied;
+    const committed = this.kept;
     const envelope = encodeFrame({ kind: "data", epoch, seq, committed, bodyLength });
     let at = wasm.body() - envelope.length - 2;
     bytes[at] = envelope.length >> 8;
@@ -343,8 +351,7 @@ export class Channel {
     let length = 2 + envelope.length + bodyLength;
     if (!this.#retain(seq, bytes.subarray(at, at + length))) return;
     if (this.suspendedSinceMs !== null) return wasm.sealed();
-    this.acknowledged = committed;
-    this.#unconfirmed = 0;
+    this.#noteWord();
     if (this.#seal !== null) {
       at -= RECORD_HEADER;
       const place = { bytes, at, address: this.#base + BigInt(at) };
@@ -361,12 +368,18 @@ export class Channel {
     wasm.sealed();
   }
 
-  /** Tells the peer what was applied, when it does not know yet. */
+  /** Tells the peer what is kept here, when it does not know yet. */
   acknowledge(epoch: number, nowMs: number): void {
-    if (this.acknowledged === this.applied || this.suspendedSinceMs !== null) return;
-    this.acknowledged = this.applied;
+    if (this.acknowledged === this.kept || this.suspendedSinceMs !== null) return;
+    this.#noteWord();
+    this.send({ kind: "data", epoch, seq: 0, committed: this.kept, bodyLength: 0 }, nowMs);
+  }
+
+  /** The peer is being told what is kept. */
+  #noteWord(): void {
+    this.acknowledged = this.kept;
     this.#unconfirmed = 0;
-    this.send({ kind: "data", epoch, seq: 0, committed: this.applied, bodyLength: 0 }, nowMs);
+    this.owesWord &&= this.kept !== this.applied;
   }
 
   /** Seals a frame, if it is to be, where it waits. */

@@ -54,7 +54,8 @@
  *                                           comes later; of whom more was said stays unprotected then
  *     log = { store = "memory", limit = "64MiB", full = "unprotect" }
  *                                           log: all a client may send; then unprotect | hold its client;
- *                                           store = "disk": on one host alone, with commit = "strict"
+ *                                           store = "disk": with commit = "strict"; on two hosts the
+ *                                           same at both, and an arbiter that is a register
  *     memory = "256MiB"                     all tables, logs and parked segments of the service
  *     max_connections = 65536               more are passed through unprotected
  *
@@ -830,9 +831,7 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
       message: "found true beside tls, allowed: one of the two",
     });
   }
-  const arbiter = isTable(cluster.arbiter)
-    ? (cluster.arbiter as Record<string, unknown>).kind
-    : null;
+  const arbiter = arbiterKind(raw);
   if (peers.length > 1 && arbiter !== "witness" && arbiter !== "etcd") {
     problems.push({
       path: "cluster.arbiter",
@@ -852,6 +851,11 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
   return problems;
 }
 
+function arbiterKind(raw: Record<string, unknown>): string | null {
+  const { arbiter } = isTable(raw.cluster) ? raw.cluster as Record<string, unknown> : {};
+  return isTable(arbiter) ? textAt(arbiter as Record<string, unknown>, "kind") ?? null : null;
+}
+
 /** What a service with its log on disk cannot have. */
 function diskProblems(
   raw: Record<string, unknown>,
@@ -860,10 +864,17 @@ function diskProblems(
 ): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   const refuse = (message: string) => problems.push({ path: `${path}.log.store`, message });
-  if (tablesAt(raw.peer).length > 0) {
-    refuse('found "disk" beside [[peer]], allowed: one host alone; with a peer, "memory"');
-  }
-  if (isTable(raw.cluster) && isTable((raw.cluster as Record<string, unknown>).arbiter)) {
+  const peers = tablesAt(raw.peer).length;
+  const kind = arbiterKind(raw);
+  const isRegister = kind === "witness" || kind === "etcd";
+  if (peers > 1) refuse(`found "disk" beside ${peers} tables [[peer]], allowed: one peer at most`);
+  else if (peers === 1 && !isRegister) {
+    const found = kind === null ? "without an arbiter" : `beside cluster.arbiter of kind "${kind}"`;
+    refuse(
+      `found "disk" ${found}, allowed: kind = "witness" or "etcd", as only a register tells which ` +
+        "of two hosts' logs is the newer one",
+    );
+  } else if (peers === 0 && kind !== null) {
     refuse('found "disk" beside cluster.arbiter, allowed: one host alone, which asks nobody');
   }
   if (service.commit === "ack") {

@@ -88,6 +88,8 @@ export interface CoreExports {
   standbyJoined(peerLogLimit: number): void;
   /** The standby is gone. */
   standbyLost(): void;
+  /** Log mode: the standby is gone, and the disk goes on keeping what it is told. */
+  standbyLeft(): void;
   /** Log mode: the disk that was our standby takes no more. */
   storeLost(): void;
   /** Log mode: the segment of the disk's log that the next message, sent or applied, belongs to. */

@@ -60,6 +60,7 @@ import {
   type JudgeEffect,
   type Situation,
 } from "./protocol/judge.ts";
+import type { Keeper } from "./protocol/keepers.ts";
 import { Keyring } from "./protocol/keyring.ts";
 import { type Frame, MessageError } from "./protocol/message.ts";
 import { type Effect, type Evidence, PROBE_MS } from "./protocol/replica.ts";
@@ -265,7 +266,8 @@ class DataLoop {
       const isAppFull = service.core.wasm.appBudget() === 0 || service.isDiskSlow;
       this.#add(frozen || service.isCongested ? -1 : options.netFd, POLLIN);
       this.#add(frozen || isAppFull ? -1 : options.appFd, POLLIN);
-      let events = POLLIN;
+      // A standby whose disk is far behind takes no more from the primary.
+      let events = isHeldByDisk(service) ? 0 : POLLIN;
       if (channel !== null && (!channel.connected || channel.hasBacklog)) events |= POLLOUT;
       this.#add(channel?.fd ?? -1, events);
       this.#add(service.disk?.fd ?? -1, POLLIN);
@@ -359,13 +361,14 @@ class DataLoop {
           throw new MessageError(`data of epoch ${frame.epoch}, known is ${channel.epoch}`);
         }
         channel.epoch = frame.epoch;
-        wasm.committed(frame.committed);
+        service.noteKept("standby", frame.committed);
         if (frame.bodyLength === 0) return;
         const trouble = wasm.apply(body, frame.bodyLength);
         if (trouble !== 0) {
           throw new MessageError(`record at offset ${trouble - 1} is not well formed`);
         }
         channel.applied = frame.seq;
+        this.#keep(service, channel, frame, body);
         return;
       }
       case "welcome":
@@ -381,6 +384,8 @@ class DataLoop {
         wasm.setPeerLogLimit(frame.logLimit);
         this.#forget(service, nowMs);
         wasm.setRole(CoreRole.standby);
+        service.disk?.noteForgotten();
+        service.disk?.changeSource(false);
         replica.handleChannelUp(frame.epoch);
         log("info", "following", {
           service: options.name,
@@ -398,6 +403,10 @@ class DataLoop {
           channel.send({ kind: "took", epoch: replica.epoch }, nowMs);
         }
         return;
+      case "whole":
+        if (!channel.open) throw new MessageError("whole before the greeting");
+        replica.handleWhole();
+        return;
       case "took":
         // One that was sent again may be of the switch before.
         if (frame.epoch === replica.epoch) this.#finishSwitch(service, nowMs);
@@ -406,7 +415,6 @@ class DataLoop {
         if (channel.suspendedSinceMs === null || frame.epoch < channel.epoch) {
           throw new MessageError(`resumed in epoch ${frame.epoch} out of turn`);
         }
-        wasm.committed(frame.applied);
         channel.resume(frame.applied, nowMs);
         log("info", "channel resumed", {
           service: options.name,
@@ -418,6 +426,26 @@ class DataLoop {
     }
   }
 
+  /** A message of the peer's was applied: a primary's goes to the disk, and is kept once it is durable. */
+  #keep(
+    service: Service,
+    channel: Channel,
+    { seq, bodyLength }: Frame & { kind: "data" },
+    body: number,
+  ): void {
+    const { core: { wasm, bytes }, disk, replica } = service;
+    const urgent = wasm.takeAckDue() !== 0;
+    channel.owesWord ||= urgent;
+    if (disk === null || disk.isLost || replica.role !== "standby") {
+      channel.kept = seq;
+      return;
+    }
+    const message = { seq, urgent, body: bytes.subarray(body, body + bodyLength) };
+    if (disk.put(message, wallMs(performance.now()))) return;
+    // Cannot happen while nothing is received from the time that half of the ring is in use.
+    throw new MessageError("the disk is too slow for what it brings");
+  }
+
   // Forwarding ----------------------------------------------------------------------------------
 
   /** One pass for one service; true when packets or messages moved. */
@@ -427,7 +455,7 @@ class DataLoop {
     let { channel } = service;
     wasm.begin(nowMs >>> 0);
     let busy = false;
-    if (channel !== null && channel.connected) {
+    if (channel !== null && channel.connected && !isHeldByDisk(service)) {
       const trouble = channel.receive((frame, body) => {
         busy = true;
         this.#handleFrame(service, channel!, frame, body);
@@ -475,20 +503,35 @@ class DataLoop {
     return busy;
   }
 
-  /** Sends what the pass produced for the peer, or at least what was applied. */
+  /** Hands what the pass produced to all who keep it, or tells the peer at least what is kept here. */
   #sendMessage(service: Service, nowMs: number): void {
-    const { core, channel, replica } = service;
-    const { wasm } = core;
-    const ackDue = wasm.takeAckDue() !== 0;
-    if (service.disk !== null) return service.disk.send(replica.epoch, wallMs(nowMs));
-    if (channel === null || !channel.open) {
-      if (wasm.bodyLength() > 0) wasm.sealed();
-      return;
+    const { core, channel, disk, replica } = service;
+    const { wasm, bytes } = core;
+    const isPrimary = replica.role === "primary";
+    if (isPrimary) this.#tellAgain(service);
+    const isOpen = channel !== null && channel.open;
+    const length = wasm.bodyLength();
+    if (length === 0) {
+      const isDue = isOpen && (channel.owesWord || channel.owesConfirmation);
+      if (isDue) channel.acknowledge(replica.epoch, nowMs);
+    } else {
+      const body = bytes.subarray(wasm.body(), wasm.body() + length);
+      const message = { seq: wasm.messageSeq(), urgent: wasm.isInputCommitted() === 0, body };
+      // Without room there it stays in the core, for the standby too.
+      if (isPrimary && disk !== null && !disk.put(message, wallMs(nowMs))) return;
+      if (isOpen) channel.sendBody(replica.epoch, nowMs);
+      else wasm.sealed();
     }
-    if (isBringing(service)) wasm.tellAgain(0, TELL_OCTETS);
-    if (wasm.bodyLength() > 0) channel.sendBody(replica.epoch, nowMs);
-    else if (ackDue || channel.owesConfirmation) channel.acknowledge(replica.epoch, nowMs);
-    if (channel.isClosed) this.#channels.close(service, "its backlog is full", nowMs);
+    if (channel?.isClosed) this.#channels.close(service, "its backlog is full", nowMs);
+  }
+
+  /** Tells again what the standby or the disk lacks, a part of it with each message. */
+  #tellAgain(service: Service): void {
+    const { core: { wasm }, channel, disk } = service;
+    const below = disk?.tellBelow ?? 0;
+    const isWanted = below > 0 || (channel !== null && channel.open && wasm.bringing() !== 0);
+    if (!isWanted || service.isDiskSlow || isCrammed(channel)) return;
+    if (wasm.tellAgain(below, TELL_OCTETS) === 0) disk?.noteTold();
   }
 
   /** Writes the output list; an entry starts as the iovec that writev(2) wants. */
@@ -523,6 +566,7 @@ class DataLoop {
     service.appHung = hung;
     if (nowMs >= service.nextLookMs) this.#lookAtCard(service, nowMs);
     this.#perform(service, replica.handleTime(nowMs), nowMs);
+    this.#tellWhole(service, nowMs);
     this.#continueProbe(service, nowMs);
     this.#continueSwitch(service, nowMs);
     while (service.announceAtMs.length > 0 && service.announceAtMs[0] <= nowMs) {
@@ -552,6 +596,16 @@ class DataLoop {
     }
   }
 
+  /** With logs on disk: says in which term ours is whole, and to a standby when its own is. */
+  #tellWhole({ channel, core: { wasm }, disk, replica }: Service, nowMs: number): void {
+    if (disk === null) return;
+    if (replica.logTerm !== null) disk.setTerm(replica.logTerm);
+    if (replica.role !== "primary" || channel === null || !channel.open || channel.isWhole) return;
+    if (wasm.bringing() !== 0 || wasm.joining() > 0) return;
+    channel.isWhole = true;
+    channel.send({ kind: "whole", epoch: replica.epoch }, nowMs);
+  }
+
   #perform(service: Service, effects: Effect[], nowMs: number): void {
     for (const effect of effects) {
       switch (effect.kind) {
@@ -562,7 +616,7 @@ class DataLoop {
           this.#takeOver(service, effect, nowMs);
           break;
         case "follow":
-          this.#channels.connect(service, nowMs);
+          this.#follow(service, nowMs);
           break;
         case "leave":
           this.#channels.close(service, "another one is primary", nowMs);
@@ -609,9 +663,16 @@ class DataLoop {
     }
   }
 
+  /** Joins the primary, once what our disk has of former terms is gone. */
+  #follow(service: Service, nowMs: number): void {
+    const { channel, disk } = service;
+    if (channel === null) disk?.beginAnew();
+    if (disk === null || disk.isClear) this.#channels.connect(service, nowMs);
+  }
+
   #dropStandby(service: Service, reason: string): void {
-    const { core, options } = service;
-    core.wasm.standbyLost();
+    const { options } = service;
+    service.dropKeeper("standby");
     service.channel?.close();
     service.channel = null;
     log("warn", "standby lost", { service: options.name, why: reason });
@@ -688,6 +749,7 @@ class DataLoop {
     service.announceAtMs = [];
     core.wasm.setRole(CoreRole.silent);
     // What waits for a standby must never leave; without voice it is written nowhere.
+    service.stopKeeping();
     core.wasm.standbyLost();
     do {
       core.wasm.begin(nowMs >>> 0);
@@ -719,14 +781,20 @@ class DataLoop {
     const suspectMs = performance.now();
     const peerStays = effect.reason !== "start" && effect.reason !== "peer-silent";
     if (!peerStays && service.channel !== null) this.#drainChannel(service);
-    if (effect.afresh) this.#forget(service, nowMs);
+    const { disk } = service;
+    if (effect.afresh) {
+      this.#forget(service, nowMs);
+      disk?.beginAnew();
+      disk?.noteForgotten();
+    }
     wasm.begin(performance.now() >>> 0);
-    const staying = peerStays
-      ? Staying.peer
-      : service.disk !== null
-      ? Staying.store
-      : Staying.nobody;
+    const isStored = disk?.keepsAll ?? false;
+    const staying = peerStays ? Staying.peer : isStored ? Staying.store : Staying.nobody;
+    const keepers: Keeper[] = isStored ? ["disk"] : [];
+    if (peerStays) keepers.push("standby");
+    disk?.changeSource(true);
     const connections = wasm.promote(staying);
+    service.startKeeping(keepers);
     const adoptedMs = performance.now();
     service.claim.claim();
     // Stopped since the arbiter's word, we may have lost it: neighbours are not to be drawn here.
@@ -778,7 +846,12 @@ class DataLoop {
   #drainChannel(service: Service): void {
     const { channel } = service;
     if (channel === null) return;
-    for (let i = 0; i < 64 && channel.open && service.channel === channel; i++) {
+    // What the disk has no room for was not confirmed, so nobody was told of it.
+    for (
+      let i = 0;
+      i < 64 && channel.open && service.channel === channel && !service.isDiskSlow;
+      i++
+    ) {
       let received = false;
       const trouble = channel.receive((frame, body) => {
         received = true;
@@ -963,7 +1036,7 @@ class DataLoop {
   }
 
   /** With a log on disk: what it holds becomes our connections. */
-  #readDisk({ disk, options }: Service, nowMs: number): void {
+  #readDisk({ disk, options, replica }: Service, nowMs: number): void {
     if (disk === null) return;
     const { name: service, address } = options;
     const startMs = performance.now();
@@ -971,6 +1044,7 @@ class DataLoop {
       nowMs,
       wallMs: wallMs(nowMs),
     });
+    if (this.#options.peers.length > 0) replica.handleStored(found.term);
     const tookMs = Math.round(performance.now() - startMs);
     log("info", "log read", { service, ...found, tookMs });
     if (found.failed > 0) {
@@ -979,12 +1053,27 @@ class DataLoop {
   }
 
   /** What the disk has stored meanwhile; true when something may leave for that. */
-  #hearDisk({ options }: Service, disk: DiskLog, nowMs: number): boolean {
+  #hearDisk(service: Service, disk: DiskLog, nowMs: number): boolean {
+    const { channel, options, replica } = service;
+    const isPrimary = replica.role === "primary";
     const news = disk.take(nowMs);
-    if (news === "lost") {
-      log("error", "connections are not protected: the disk takes no more of the log", {
-        service: options.name,
-      });
+    switch (news) {
+      case "lost":
+        log("error", "the disk takes no more of the log: it protects nothing", {
+          service: options.name,
+        });
+        if (isPrimary) service.dropKeeper("disk");
+        // As in memory: the primary's disk has what we confirm, or has failed too.
+        else if (channel !== null) channel.kept = channel.applied;
+        break;
+      case "rejoins":
+        log("info", "the disk is told of all connections", { service: options.name });
+        service.addKeeper("disk", options.logLimit);
+        break;
+      case "moved":
+        if (isPrimary) service.noteKept("disk", disk.storedSeq!);
+        else if (channel !== null) channel.kept = disk.storedSeq!;
+        break;
     }
     return news !== null;
   }
@@ -1044,6 +1133,8 @@ class DataLoop {
       if (service.channel === null) return;
     }
     wasm.demote();
+    service.stopKeeping();
+    service.disk?.changeSource(false);
     // The connections of a process that has ended are nobody's here, whatever its kernel still says.
     service.isForsaken = !service.appRuns;
     this.#wantServer(service, false, nowMs);
@@ -1156,9 +1247,19 @@ class DataLoop {
 }
 
 /** The standby has room for more of what it has missed. */
-function isBringing({ core, channel, replica }: Service): boolean {
-  return channel !== null && channel.open && !channel.hasBacklog && !channel.isCongested &&
+function isBringing({ core, channel, isDiskSlow, replica }: Service): boolean {
+  return channel !== null && channel.open && !isCrammed(channel) && !isDiskSlow &&
     replica.role === "primary" && core.wasm.bringing() !== 0;
+}
+
+/** A channel takes nothing now that can wait. */
+function isCrammed(channel: Channel | null): boolean {
+  return channel !== null && channel.open && (channel.hasBacklog || channel.isCongested);
+}
+
+/** A standby takes no more from its primary while its disk is far behind. */
+function isHeldByDisk({ isDiskSlow, replica }: Service): boolean {
+  return isDiskSlow && replica.role === "standby";
 }
 
 /** The core's newest findings; see core/judgement.ts. */

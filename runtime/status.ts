@@ -141,6 +141,11 @@ export interface DiskLogStatus {
   segments: number;
   /** Octets that are not written yet. */
   waitingOctets: number;
+  /**
+   * The term whose connections it holds, all of them: a daemon that starts goes on from them if no newer
+   * term has begun. Null while it lacks some.
+   */
+  epoch: number | null;
 }
 
 /** Log mode: a server is there, or is being brought to where the clients are. */

@@ -255,6 +255,8 @@ export class Connection {
   nextDisputed: u32 = 0;
   /** Segment of the disk's log that its OPEN lies in (`State.segment`). */
   toldIn: u32 = 0;
+  /** Standby: segment of its OPEN of late, while what is told again is not all there yet; else 0. */
+  toldAgainIn: u32 = 0;
   /** Since when one server alone has ended. */
   disputedAt: u32 = 0;
   // Judgement of servers that stand still (segment/lag.ts).

@@ -91,7 +91,7 @@ function apply(record: usize, left: u32): u32 {
       else if (isUnknown(record)) {
         applyOpen(record, false);
         applyAgain(record);
-      }
+      } else named(record)!.toldAgainIn = s.segment;
       return size;
     }
     case RecordType.Data: {
@@ -280,6 +280,10 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   if (flags & 4) c.flags |= Flag.PeerGone;
   else c.flags &= ~(<u32> Flag.PeerGone);
   if (flags & 8) noteTold(c, load<u32>(record, 40), load<u64>(record, 44));
+  if ((flags & 16) != 0 && c.toldAgainIn != 0) {
+    c.toldIn = c.toldAgainIn;
+    c.toldAgainIn = 0;
+  }
   if ((flags & 16) != 0 && c.reason == Reason.Joining && !has(c, Flag.Brought)) noteBrought(c);
   c.peerRead = load<u32>(record, 52);
   notePeerOutput(c, load<u32>(record, 40), (flags & 2) != 0);

@@ -54,7 +54,7 @@ import { adoptOutput, digestParked, provenEnd, resetClient, yieldOutput } from "
 import { isFinDue, isGone, refuse } from "./ending";
 import { enterFed, owes, pump } from "./feeder";
 import { arm, leave } from "./recovery";
-import { startBringing, stopBringing } from "./telling";
+import { endJoining, markJoining, startBringing, stopBringing } from "./telling";
 
 /**
  * Sets tsDelta so that our server's clock goes on where the client's picture of it may stand by now.
@@ -104,6 +104,7 @@ export function promote(staying: Staying): u32 {
     adoptOutput(c, peerStays);
     c.writeMs = 0;
     c.readMs = 0;
+    c.toldAgainIn = 0;
     c.flags |= Flag.Taken;
     c.saidMost = later(c.sndShown, c.cliAck) + UNKNOWN_OUTPUT_MAX;
     c.takenAtMs = s.now;
@@ -300,6 +301,14 @@ export function standbyLost(reason: Reason): void {
   }
 }
 
+/** The standby is gone, and others keep what they are told: nothing is told again for its sake. */
+export function standbyLeft(): void {
+  const s = state();
+  s.peerLogLimit = s.logLimit;
+  stopBringing();
+  endJoining();
+}
+
 /** The oldest segment of the disk's log that a connection still needs; 2^32 - 1 for none. */
 export function oldestTold(): u32 {
   const s = state();
@@ -307,19 +316,26 @@ export function oldestTold(): u32 {
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     // One that both sides have finished still answers for a lost last ACK.
-    const isNeeded = has(c, Flag.Hot) || (c.phase == Phase.Closed && c.toldIn != 0);
+    const isNeeded = s.role == Role.Standby || has(c, Flag.Hot) ||
+      (c.phase == Phase.Closed && c.toldIn != 0);
     if (c.phase != Phase.Free && isNeeded && c.toldIn < oldest) oldest = c.toldIn;
   }
   return oldest;
 }
 
-/** A standby is there; connections that begin from now on are protected, and older ones soon too. */
+/**
+ * A standby is there; connections that begin from now on are protected, and older ones soon too. Where
+ * others keep what they are told already, what waits for them goes on waiting.
+ */
 export function standbyJoined(peerLogLimit: u32): void {
   const s = state();
   s.peerLogLimit = peerLogLimit;
-  s.committedSeq = s.messageSeq - 1;
-  s.inputSeq = s.committedSeq;
-  s.openSeq = s.committedSeq;
+  if (s.standbyReady) markJoining();
+  else {
+    s.committedSeq = s.messageSeq - 1;
+    s.inputSeq = s.committedSeq;
+    s.openSeq = s.committedSeq;
+  }
   s.standbyReady = 1;
   startBringing();
 }

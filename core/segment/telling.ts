@@ -24,6 +24,9 @@
  *   | old segments: OPEN DATA ...  | ... OPEN again | DATA 1 .. | new DATA | .. DATA n | PROGRESS | ...
  *   '- needed no more once all that lies before a segment was told again ------------------'
  *
+ * A standby with a log on disk of its own hears all that too, and may forget its older messages as well
+ * once it has the PROGRESS.
+ *
  * Limits: one record at a time, in their order; PIECE octets of it in one DATA.
  */
 import { AHEAD_MAX, BODY_SIZE } from "../limits";
@@ -50,9 +53,15 @@ const PIECE: u32 = 65536;
 /** Room for an OPEN and for a piece that is worth its head. */
 const ROOM_MIN: u32 = 512;
 
+function isOpen(c: Connection): bool {
+  return c.phase >= Phase.Half && c.phase < Phase.Closed;
+}
+
 function isDue(c: Connection, below: u32): bool {
-  if (c.phase < Phase.Half || c.phase >= Phase.Closed || !isStored(c)) return false;
-  if (has(c, Flag.Hot)) return c.toldIn < below || isBeingTold(c);
+  if (!isOpen(c) || !isStored(c)) return false;
+  if (has(c, Flag.Hot)) {
+    return c.toldIn < below || isBeingTold(c) || (state().bringing != 0 && isJoining(c));
+  }
   return state().bringing != 0 && canBeBrought(c);
 }
 
@@ -108,7 +117,17 @@ export function joining(): u32 {
   return number;
 }
 
-/** The disk has all of them: it says nothing itself. */
+/** A standby joins beside others who keep what they are told: it has none of the connections yet. */
+export function markJoining(): void {
+  const s = state();
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (!isOpen(c) || !isStored(c) || !has(c, Flag.Hot)) continue;
+    if (c.reason == Reason.None) c.reason = Reason.Joining;
+  }
+}
+
+/** Who keeps them has all of them now: a disk says nothing itself. */
 export function endJoining(): void {
   const s = state();
   for (let i: u32 = 0; i < s.highWater; i++) {

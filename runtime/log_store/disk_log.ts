@@ -1,25 +1,34 @@
 /**
- * disk_log.ts - the data plane's side of a log on disk: a standby that only stores
+ * disk_log.ts - the data plane's side of a log on disk: a keeper that only stores
  *
  * Theory of operation
- * To the core the disk is a standby in log mode. The messages that one would be sent go into the ring
- * (ring.ts) to the thread that stores them (storing.ts); what is durable is committed, and what waited for
- * it leaves. When the daemon starts it applies all that is stored to its core, as a standby does, and
- * becomes primary with the disk as the standby that stayed.
+ * What a standby in log mode is told goes to the disk as well: the messages go into the ring (ring.ts) to the
+ * thread that stores them (storing.ts), and `storedSeq` says which are durable. A primary puts its own
+ * messages there, and lets out what waits for them once all keepers have them (protocol/keepers.ts). A
+ * standby puts those that it has applied, and confirms what is durable. When the daemon starts it applies
+ * all that is stored to its core, as a standby does; whether it may go on from that, `replica.ts` decides.
  *
- *   core ──message──> ring ──> writer: fdatasync      start:  segments ──bodies──> core ──> promote
- *    ^ committed ───── stored ──────┘
+ *   primary  core ──message──> ring ──> writer: fdatasync      start:  segments ──bodies──> core
+ *             ^ committed <── keepers <──── stored ─┘
+ *   standby  channel ──message──> core, ring ──> writer ──stored──> confirmed to the primary
+ *
+ * Each message is stored with the term that the log is whole in (record.ts). It is whole in none while it lacks
+ * connections that live: after a disk that had failed takes a log again (`rejoins`), and on a standby until the
+ * primary has told it everything. `beginAnew()` removes all, before a standby tells a primary that it
+ * has nothing.
  *
  * Segments are told apart here: the core notes in which one each connection's OPEN lies. At the end of
- * a segment those before the oldest that is still needed are given up. When the log has become twice as
- * long as what the core keeps, connections that began in old segments are told again, a piece with each
- * message (core/segment/telling.ts), so that those can go too.
+ * a segment those before the oldest that is still needed are given up. When the log of a primary has become
+ * twice as long as what the core keeps, connections that began in old segments are told again, a piece
+ * with each message (core/segment/telling.ts), so that those can go too, here and at the standby.
  *
- * A log that cannot be written is given up (storing.ts): its connections are unprotected from then on, and
- * after REJOIN_MS all are protected again, if the disk takes them: it is told of those that live.
+ * A log that cannot be written is given up (storing.ts): this disk keeps nothing from then on. A primary
+ * begins it anew after REJOIN_MS, if the disk takes it, and tells it of the connections that live; a standby
+ * does when it joins the next time.
  *
  * Limits: a segment ends with the message that takes it beyond SEGMENT_OCTETS. While more than half of the
- * ring waits, nothing should be read from clients or servers (`isCongested`): a slow disk slows them.
+ * ring waits, nothing should be read from clients, servers or a primary (`isCongested`): a slow disk slows
+ * them.
  */
 import type { Core } from "../core.ts";
 import { CoreRole } from "../core.ts";
@@ -33,9 +42,7 @@ import { LogStoreError, recover } from "./segments.ts";
 export const SEGMENT_OCTETS = 16 << 20;
 /** A log may be so much longer than twice what the core keeps, octets. */
 const SLACK_OCTETS = 4 * SEGMENT_OCTETS;
-/** Octets of one message that tell again what was told before. */
-const TELL_OCTETS = 128 << 10;
-/** A log that was given up is begun anew after so long, milliseconds. */
+/** A log that was given up is begun anew after so long, milliseconds, by a primary. */
 export const REJOIN_MS = 10_000;
 
 const NOTHING = new Uint8Array();
@@ -62,6 +69,8 @@ export interface DiskLogOptions {
 export interface FoundLog {
   /** Connections that go on. */
   connections: number;
+  /** The term that it is whole in; 0 for none. */
+  term: number;
   /** Connections that do not: since they were logged, `log.limit`, `memory` or `max_connections` fell. */
   failed: number;
   /** Messages that were read. */
@@ -70,6 +79,16 @@ export interface FoundLog {
   octets: number;
   /** Octets at the end that a crash had left unfinished. */
   cutOctets: number;
+}
+
+/** A message that is to be stored. */
+export interface DiskMessage {
+  /** Its number, by the core that has made it. */
+  seq: number;
+  /** Something waits until it is stored. */
+  urgent: boolean;
+  /** What the core tells, or was told. */
+  body: Uint8Array;
 }
 
 /** The log of one service. */
@@ -83,8 +102,23 @@ export class DiskLog {
   readonly #slackOctets: number;
   /** What the core can keep of all connections. */
   readonly #memoryOctets: number;
+  /** The messages are our core's, which can tell again. */
+  #leads = false;
+  /** Entries of kind `source` that were put; before the first message of a source one is due. */
+  #sources = 0;
+  #isSourceDue = true;
+  /** Term that the last entry says. */
+  #term = 0;
+  /** It tells of all connections that the core has. */
+  #isWhole = true;
+  /** Nothing was put since it was begun anew. */
+  #isAnew = false;
+  /** Entries of kind `clear` that were put. */
+  #clears = 0;
   /** Connections that began before this segment are being told again; null for none. */
   #tellBelow: number | null = null;
+  /** Segment where the last telling began. */
+  #toldFrom = 0;
   /** All of them were told, but for their progress, which is in the next message. */
   #isTold = false;
   /** The message that has the last of it, until it is durable. */
@@ -93,7 +127,7 @@ export class DiskLog {
   #segment = 1;
   /** Octets of the present segment. */
   #octets = 0;
-  #stored = 0;
+  #stored: number | null = null;
   #lost = 0;
   /** When the log was given up; null while it is kept. */
   #lostAtMs: number | null = null;
@@ -126,12 +160,13 @@ export class DiskLog {
     const inbox = wasm.inbox();
     wasm.setPeerLogLimit(this.#logLimit);
     wasm.setRole(CoreRole.standby);
-    const found = recover(files, owner, ({ seq, wallMs, body }, segment) => {
+    const found = recover(files, owner, ({ seq, epoch, wallMs, body }, segment) => {
       // As if it had been heard when it was said: clocks go on, and so do ages.
       const ageMs = Math.max(0, now.wallMs - wallMs);
       wasm.begin((now.nowMs - ageMs) >>> 0);
       wasm.setSegment(segment);
       bytes.set(body, inbox);
+      this.#term = epoch;
       const trouble = wasm.apply(inbox, body.length);
       if (trouble === 0) return;
       throw new LogStoreError(
@@ -141,13 +176,14 @@ export class DiskLog {
     });
     wasm.begin(now.nowMs >>> 0);
     // What a standby would report, nobody is there to hear.
+    wasm.takeAckDue();
     wasm.sealed();
     this.#oldest = found.segments[0] ?? found.nextSegment;
     this.#segment = found.nextSegment;
     wasm.setSegment(this.#segment);
     this.#ring.start({ ...found, oldest: this.#oldest });
     const { records, octets, cutOctets } = found;
-    return { ...this.#countConnections(), records, octets, cutOctets };
+    return { ...this.#countConnections(), term: this.#term, records, octets, cutOctets };
   }
 
   #countConnections(): Pick<FoundLog, "connections" | "failed"> {
@@ -162,7 +198,7 @@ export class DiskLog {
     return counts;
   }
 
-  /** True when no more should be read from clients and servers. */
+  /** True when no more should be read from clients, servers or a primary. */
   get isCongested(): boolean {
     return this.#lostAtMs === null && this.#ring.isCongested;
   }
@@ -172,60 +208,95 @@ export class DiskLog {
     this.#ring.clearEvent();
   }
 
+  /** True while it stores all that it is given, and lacks nothing that was said before. */
+  get keepsAll(): boolean {
+    return this.#lostAtMs === null && this.#isWhole;
+  }
+
+  /** True when the log was given up. */
+  get isLost(): boolean {
+    return this.#lostAtMs !== null;
+  }
+
+  /** Number of the last message that is durable, of those that are put now; null for none. */
+  get storedSeq(): number | null {
+    return this.#stored;
+  }
+
   /**
    * Hears what became durable.
    *
-   * @returns "lost" when the log was given up since the last call, "moved" when something was stored.
+   * @returns "lost" when the log was given up since the last call, "moved" when something was stored,
+   * "rejoins" when it keeps messages from the next one on, and is told of what lives.
    */
-  take(nowMs: number): "lost" | "moved" | null {
-    const { wasm } = this.#core;
-    const { lost, stored } = this.#ring;
+  take(nowMs: number): "lost" | "moved" | "rejoins" | null {
+    const { lost } = this.#ring;
     if (lost !== this.#lost) {
       this.#lost = lost;
       this.#lostAtMs = nowMs;
-      this.#tellBelow = null;
-      this.#isTold = false;
-      this.#toldSeq = null;
-      wasm.storeLost();
+      this.#stopTelling();
+      this.#isWhole = false;
+      this.#term = 0;
       return "lost";
     }
-    if (this.#lostAtMs !== null) {
-      if (nowMs - this.#lostAtMs > REJOIN_MS) this.#rejoin();
-      return null;
+    if (this.#leads && !this.#isWhole && !this.#isTelling) {
+      const isDue = this.#lostAtMs === null || nowMs - this.#lostAtMs > REJOIN_MS;
+      if (isDue && this.#rejoin()) return "rejoins";
     }
-    if (stored === this.#stored) return null;
+    // In this order: ring.ts.
+    if (this.#lostAtMs !== null || this.#ring.sources !== this.#sources) return null;
+    const { stored } = this.#ring;
+    if (this.#isSourceDue || stored === this.#stored) return null;
     this.#stored = stored;
-    wasm.committed(stored);
     if (this.#toldSeq !== null && ((stored - this.#toldSeq) | 0) >= 0) {
       this.#toldSeq = null;
-      wasm.endJoining();
+      this.#isWhole = true;
+      this.#core.wasm.endJoining();
     }
     return "moved";
   }
 
-  /** Hands the core's message to the writer, unless there is no room: then it stays in the core. */
-  send(epoch: number, wallMs: number): void {
-    const { wasm, bytes } = this.#core;
-    const isComplete = this.#isTold && wasm.dirty() === 0;
-    if (this.#tellBelow !== null && !this.#isTold && !this.isCongested) {
-      this.#isTold = wasm.tellAgain(this.#tellBelow, TELL_OCTETS) === 0;
+  /** From now on the messages are our core's (`leads`), or those that a primary sends. */
+  changeSource(leads: boolean): void {
+    this.#leads = leads;
+    this.#isSourceDue = true;
+    this.#stored = null;
+    this.#stopTelling();
+  }
+
+  /** What is put from now on is whole in `term`, if the log is; 0 for in none. */
+  setTerm(term: number): void {
+    const now = this.#isWhole ? term : 0;
+    if (now === this.#term || this.#lostAtMs !== null) return;
+    if (this.#command(Entry.term, { epoch: now })) this.#term = now;
+  }
+
+  /**
+   * Hands a message to the writer.
+   *
+   * @returns False when there is no room for it: it was not taken.
+   */
+  put({ seq, urgent, body }: DiskMessage, wallMs: number): boolean {
+    if (this.#lostAtMs !== null) return true;
+    if (this.#isSourceDue) {
+      if (!this.#command(Entry.source, { seq: seq - 1 })) return false;
+      this.#isSourceDue = false;
+      this.#sources = (this.#sources + 1) >>> 0;
     }
-    const length = wasm.bodyLength();
-    if (length === 0) return;
-    const body = bytes.subarray(wasm.body(), wasm.body() + length);
-    const seq = wasm.messageSeq();
-    const isPut = this.#lostAtMs !== null || this.#ring.put({
+    // What was told is complete with the progress that follows it.
+    const isComplete = this.#isTold && this.#core.wasm.dirty() === 0;
+    const isPut = this.#ring.put({
       kind: Entry.message,
       seq,
-      epoch,
+      epoch: this.#term,
       segment: this.#segment,
-      urgent: wasm.isInputCommitted() === 0,
+      urgent,
       wallMs,
       body,
     });
-    if (!isPut) return;
-    wasm.sealed();
-    this.#octets += recordOctets(length);
+    if (!isPut) return false;
+    this.#isAnew = false;
+    this.#octets += recordOctets(body.length);
     if (isComplete) {
       this.#tellBelow = null;
       this.#isTold = false;
@@ -233,6 +304,49 @@ export class DiskLog {
       this.#tidy();
     }
     if (this.#octets > this.#segmentOctets) this.#nextSegment();
+    return true;
+  }
+
+  /** Connections that began before this segment are to be told again, in pieces; 0 for none. */
+  get tellBelow(): number {
+    return this.#isTold ? 0 : this.#tellBelow ?? 0;
+  }
+
+  /** All of them were told. */
+  noteTold(): void {
+    this.#isTold = this.#tellBelow !== null;
+  }
+
+  /**
+   * All that is on the disk goes: what is put from now on belongs to no term until it is whole again. Nobody
+   * is to be told that it is gone before `isClear`.
+   */
+  beginAnew(): void {
+    if (this.#isAnew) return;
+    this.#stopTelling();
+    this.#isWhole = false;
+    if (this.#lostAtMs !== null) {
+      if (!this.#command(Entry.restart)) return;
+      this.#lostAtMs = null;
+    } else {
+      // Room for one entry is nearly always there for the next one too; else both are put once more.
+      if (!this.#command(Entry.term) || !this.#command(Entry.clear)) return;
+      this.#clears = (this.#clears + 1) >>> 0;
+    }
+    this.#term = 0;
+    this.#isAnew = true;
+    this.#oldest = this.#segment + 1;
+    this.#nextSegment();
+  }
+
+  /** It was begun anew, and nothing of what was there can come back. */
+  get isClear(): boolean {
+    return this.#isAnew && (this.#lostAtMs !== null || this.#ring.clears === this.#clears);
+  }
+
+  /** The core has forgotten all connections: a log that was begun anew lacks none. */
+  noteForgotten(): void {
+    this.#isWhole = this.#isAnew && this.#lostAtMs === null;
   }
 
   /** For people. */
@@ -241,7 +355,18 @@ export class DiskLog {
       segments: this.#segment - this.#oldest + 1,
       waitingOctets: this.#ring.waiting,
       state: this.#lostAtMs !== null ? "lost" : this.#ring.isFull ? "full" : "storing",
+      epoch: this.#term === 0 ? null : this.#term,
     };
+  }
+
+  get #isTelling(): boolean {
+    return this.#tellBelow !== null || this.#toldSeq !== null;
+  }
+
+  #stopTelling(): void {
+    this.#tellBelow = null;
+    this.#isTold = false;
+    this.#toldSeq = null;
   }
 
   #nextSegment(): void {
@@ -256,29 +381,40 @@ export class DiskLog {
   #tidy(): void {
     const { wasm } = this.#core;
     const needed = Math.min(wasm.oldestTold() >>> 0, this.#segment);
-    if (needed > this.#oldest && this.#command(Entry.remove, needed)) this.#oldest = needed;
-    const octets = (this.#segment - this.#oldest) * this.#segmentOctets;
+    if (needed > this.#oldest && this.#command(Entry.remove, { segment: needed })) {
+      this.#oldest = needed;
+    }
+    // What a standby is being told goes to the disk too; who tells it goes by its own segments.
+    if (!this.#leads || wasm.bringing() !== 0) return;
+    // Of the segments before the last time some may be kept by connections that are over: telling again
+    // does not help there, and time does.
+    const since = Math.max(this.#oldest, this.#toldFrom);
+    const octets = (this.#segment - since) * this.#segmentOctets;
     const kept = this.#memoryOctets - wasm.blockOctetsFree();
-    if (octets > 2 * kept + this.#slackOctets) this.#tellBelow = this.#segment;
+    if (octets <= 2 * kept + this.#slackOctets) return;
+    this.#tellBelow = this.#segment;
+    this.#toldFrom = this.#segment;
   }
 
-  /** The disk may take a log again: new connections are protected, those that live once they are told. */
-  #rejoin(): void {
-    const { wasm } = this.#core;
-    if (!this.#command(Entry.restart, this.#segment)) return;
+  /** The disk may take a log again: it keeps what is said from now on, and what lives once that is told. */
+  #rejoin(): boolean {
+    if (!this.#command(Entry.restart)) return false;
     this.#lostAtMs = null;
-    this.#stored = this.#ring.stored;
+    this.#isSourceDue = true;
+    this.#stored = null;
     this.#oldest = this.#segment + 1;
+    // Not to be tidied up, which would begin to tell.
+    this.#tellBelow = this.#segment + 1;
     this.#nextSegment();
-    wasm.standbyJoined(this.#logLimit);
-    this.#tellBelow = 0;
+    return true;
   }
 
-  #command(kind: number, segment: number): boolean {
+  #command(kind: number, what: { seq?: number; epoch?: number; segment?: number } = {}): boolean {
+    const { seq = 0, epoch = 0, segment = this.#segment } = what;
     return this.#ring.put({
       kind,
-      seq: 0,
-      epoch: 0,
+      seq,
+      epoch,
       segment,
       urgent: false,
       wallMs: 0,

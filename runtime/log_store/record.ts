@@ -13,7 +13,11 @@
  * messages of a service for ever, without gaps. `stored` says up to which message all was on the disk
  * when this one was written: if a record is damaged, any later one tells whether it ever was whole.
  * The wall clock is in milliseconds since 1970. A body is what the core tells a standby
- * (core/records.ts).
+ * (core/records.ts); an empty one only says the epoch.
+ *
+ * `epoch` is the term that the log is whole in: it holds all that was let out in that term up to here, so
+ * who finds that no newer one was given out may go on from it. 0: it does not, because it is still being
+ * told of connections that lived before it was begun, or because it is about to be removed.
  */
 import { crc32 } from "node:zlib";
 
@@ -56,7 +60,7 @@ export interface LogRecord {
   seq: number;
   /** All messages up to this one were on the disk when it was written. */
   stored: number;
-  /** Term of the primary that said it. */
+  /** Term that the log is whole in as far as this message goes; 0 for none. */
   epoch: number;
   /** When, milliseconds since 1970. */
   wallMs: number;

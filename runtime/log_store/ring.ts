@@ -26,7 +26,7 @@ const Word = {
   /** Octets put and taken since the start, mod 2^32. */
   put: 0,
   taken: 1,
-  /** The core's number of the last message that is durable. */
+  /** Number of the last message that is durable. */
   stored: 2,
   wake: 3,
   /** Of the log on disk when the writer was to begin: see {@linkcode Ring.start}. */
@@ -39,6 +39,9 @@ const Word = {
   lost: 9,
   /** 1 while the disk is full, and the writer waits for room. */
   full: 10,
+  /** How often the numbers of messages have become others', and how often the log was begun anew. */
+  sources: 11,
+  clears: 12,
 } as const;
 
 const State = { preparing: 0, running: 1, stopping: 2 } as const;
@@ -52,15 +55,21 @@ export const Entry = {
   remove: 2,
   /** The log was given up, and begins anew. */
   restart: 3,
+  /** The next messages are numbered by somebody else; `seq` is the number before theirs. */
+  source: 4,
+  /** All that is on the disk is to be removed. */
+  clear: 5,
+  /** From here on the log is whole in the term `epoch`, or, with 0, in none; see record.ts. */
+  term: 6,
 } as const;
 
 /** One entry. */
 export interface RingEntry {
   /** What it is, of {@linkcode Entry}. */
   kind: number;
-  /** The core's number of the message. */
+  /** Number of the message, which the primary's core has given it. */
   seq: number;
-  /** Term of the primary. */
+  /** Term that the log is whole in; 0 for none. */
   epoch: number;
   /** Segment that it belongs to. */
   segment: number;
@@ -154,9 +163,19 @@ export class Ring {
     return true;
   }
 
-  /** The core's number of the last message that is durable. */
+  /** Number of the last message that is durable. Of whose numbers, `sources` says: to be read first. */
   get stored(): number {
     return this.#get(Word.stored);
+  }
+
+  /** How many entries of kind `source` the writer has come past. */
+  get sources(): number {
+    return this.#get(Word.sources);
+  }
+
+  /** How many of kind `clear`. */
+  get clears(): number {
+    return this.#get(Word.clears);
   }
 
   /** How often the log was given up. */
@@ -241,9 +260,21 @@ export class Ring {
     this.#set(Word.taken, this.#get(Word.taken) + HEAD_OCTETS + ((body.length + 7) & ~7));
   }
 
-  /** All messages up to the core's `seq` are durable. */
+  /** All messages up to `seq` are durable. */
   tellStored(seq: number): void {
     this.#set(Word.stored, seq);
+    this.wakeLoop();
+  }
+
+  /** Numbers of messages are others' from now on, and go on after `seq`. */
+  tellSource(seq: number): void {
+    this.#set(Word.stored, seq);
+    Atomics.add(this.#words, Word.sources, 1);
+  }
+
+  /** Nothing is left on the disk of what was there. */
+  tellCleared(): void {
+    Atomics.add(this.#words, Word.clears, 1);
     this.wakeLoop();
   }
 

@@ -14,6 +14,9 @@
  * on from what is too old; then all connections are told to be unprotected. When it cannot even be
  * removed, there is nothing left but to end (`failed`): what nobody has stored, nobody was told.
  *
+ * A log may also be begun anew (`clear`): a standby that joins is told everything once more. It is made
+ * durable first that what there is belongs to no term any more, then all is removed.
+ *
  * Limits: GROUP_OCTETS for a group; LAZY_MS, RETRY_MS.
  */
 import type { LogFiles } from "./files.ts";
@@ -46,7 +49,7 @@ export interface StoringOptions {
 export class Storing {
   readonly #options: StoringOptions;
   readonly #writer: SegmentWriter;
-  /** Numbers of messages are the core's. */
+  /** Numbers of messages are a core's. */
   #appended: number | null = null;
   #isUrgent = false;
   /** Since when something is written and not durable. */
@@ -111,17 +114,28 @@ export class Storing {
 
   #handle(entry: RingEntry, nowMs: number): void {
     if (entry.kind === Entry.restart) this.#isLost = false;
-    if (this.#isLost) return;
+    if (entry.kind === Entry.source) {
+      if (!this.#isLost) this.#commit();
+      this.#options.ring.tellSource(entry.seq);
+    }
+    if (this.#isLost) {
+      if (entry.kind === Entry.clear) this.#options.ring.tellCleared();
+      return;
+    }
     switch (entry.kind) {
       case Entry.message:
+      case Entry.term:
         while (this.#writer.segment < entry.segment) {
           this.#commit();
           this.#writer.begin(this.#options.random());
         }
         this.#writer.append(entry);
-        this.#appended = entry.seq;
+        if (entry.kind === Entry.message) this.#appended = entry.seq;
         this.#isUrgent ||= entry.urgent;
         this.#lazySinceMs ??= nowMs;
+        break;
+      case Entry.clear:
+        this.#clear();
         break;
       case Entry.remove:
         // What makes them needless must outlive them.
@@ -129,6 +143,21 @@ export class Storing {
         this.#writer.removeBelow(entry.segment);
         break;
     }
+  }
+
+  #clear(): void {
+    try {
+      // The term that was put last says that nobody is to go on from what half of this leaves.
+      this.#commit();
+    } catch (error) {
+      // To remove is what a full disk needs.
+      if (!isFullDisk(error)) throw error;
+    }
+    this.#writer.clear();
+    this.#isUrgent = false;
+    this.#lazySinceMs = null;
+    this.#appended = null;
+    this.#options.ring.tellCleared();
   }
 
   #commit(): void {

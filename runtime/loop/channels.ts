@@ -156,8 +156,8 @@ export class Channels {
     core.wasm.setMssMax(service.mssFor(Math.min(options.mtu, hello.mtu)));
     core.wasm.begin(nowMs >>> 0);
     // Whatever an earlier standby had is gone: those connections are unprotected.
-    core.wasm.standbyLost();
-    core.wasm.standbyJoined(hello.logLimit);
+    service.dropKeeper("standby");
+    service.addKeeper("standby", hello.logLimit);
     channel.send({
       kind: "welcome",
       node: this.#options.node,
@@ -187,7 +187,6 @@ export class Channels {
       return;
     }
     channel.attach(fd, { seal, connected: true, link: null, nowMs });
-    service!.core.wasm.committed(asked.applied);
     const { epoch } = service!.replica;
     channel.resume(asked.applied, nowMs, { kind: "resumed", epoch, applied: channel.applied });
     log("info", "channel resumed", { service: asked.service });

@@ -14,6 +14,7 @@ import { addressOf } from "../io/libc.ts";
 import { DiskLog } from "../log_store/disk_log.ts";
 import { Card } from "../protocol/card.ts";
 import { type HandOverReason, Judge } from "../protocol/judge.ts";
+import { type Keeper, Keepers } from "../protocol/keepers.ts";
 import { Replica } from "../protocol/replica.ts";
 import type { Recoverer } from "../recoverer.ts";
 import { readEpoch } from "./epoch_file.ts";
@@ -73,8 +74,10 @@ export class Service {
   nextLookMs = 0;
   /** In log mode. */
   recoverer: Recoverer | null = null;
-  /** With a log on disk: the standby that only stores. */
+  /** The log on disk; null for none. */
   readonly disk: DiskLog | null;
+  /** Primary: who must have what we tell before clients hear of it. */
+  readonly #keepers = new Keepers();
   /** Our server was found hanging at the last look. */
   appHung = false;
   /** To the other replica; null while there is none. */
@@ -191,6 +194,49 @@ export class Service {
     this.cardReader = loop.peers.length === 0
       ? null
       : new CardReader(options.interfaceName, options.addressBytes.length === 4 ? 4 : 6);
+  }
+
+  /** We have become primary: of the keepers, these go on. */
+  startKeeping(keepers: Keeper[]): void {
+    this.#keepers.clear();
+    for (const keeper of keepers) this.#keepers.add(keeper, this.core.wasm.messageSeq());
+  }
+
+  /** We are primary no more. */
+  stopKeeping(): void {
+    this.#keepers.clear();
+  }
+
+  /** One more keeps what we tell from now on, `logLimit` octets of each connection. */
+  addKeeper(keeper: Keeper, logLimit: number): void {
+    const { wasm } = this.core;
+    // A disk that comes second is told of connections that are protected already.
+    if (keeper === "standby" || this.#keepers.isEmpty) wasm.standbyJoined(logLimit);
+    this.#keepers.add(keeper, wasm.messageSeq());
+  }
+
+  /** One is gone: what waited for it alone may leave. */
+  dropKeeper(keeper: Keeper): void {
+    const { wasm } = this.core;
+    this.#keepers.remove(keeper);
+    if (this.#keepers.isEmpty) {
+      if (keeper === "disk") wasm.storeLost();
+      else wasm.standbyLost();
+      return;
+    }
+    if (keeper === "standby") wasm.standbyLeft();
+    this.#commit();
+  }
+
+  /** A keeper has all messages up to `seq`. */
+  noteKept(keeper: Keeper, seq: number): void {
+    this.#keepers.confirm(keeper, seq);
+    this.#commit();
+  }
+
+  #commit(): void {
+    const { committed } = this.#keepers;
+    if (committed !== null) this.core.wasm.committed(committed);
   }
 
   /** Nothing is known against our server. */

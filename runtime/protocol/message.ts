@@ -25,6 +25,7 @@
  *   resume   = [version, 7, node: tstr, service: tstr, epoch: u32, session: u32, applied: u32]
  *                                                     ; who said hello, first frame
  *   resumed  = [version, 8, epoch: u32, applied: u32]
+ *   whole    = [version, 9, epoch: u32]               ; primary: you have been told of all connections
  *   version  = 3
  *
  * Decoding trusts nothing: before cbor-x sees an item, a scan admits only unsigned integers, short
@@ -59,6 +60,7 @@ export const Kind = {
   refuse: 6,
   resume: 7,
   resumed: 8,
+  whole: 9,
 } as const;
 
 /** Roles in beats. */
@@ -136,7 +138,9 @@ export type Frame =
     session: number;
     applied: number;
   }
-  | { kind: "resumed"; epoch: number; applied: number };
+  | { kind: "resumed"; epoch: number; applied: number }
+  /** The standby has been told of all connections that live. */
+  | { kind: "whole"; epoch: number };
 
 /** A message that is not one of ours: the sender is broken, old or hostile. */
 export class MessageError extends Error {
@@ -221,6 +225,8 @@ export function encodeFrame(frame: Frame): Uint8Array {
       ]);
     case "resumed":
       return encoder.encode([VERSION, Kind.resumed, frame.epoch, frame.applied]);
+    case "whole":
+      return encoder.encode([VERSION, Kind.whole, frame.epoch]);
   }
 }
 
@@ -335,6 +341,9 @@ export function decodeFrame(bytes: Uint8Array): Frame {
         epoch: u32(items[2], "epoch"),
         applied: u32(items[3], "applied"),
       };
+    case Kind.whole:
+      expectKind(items, Kind.whole, 3);
+      return { kind: "whole", epoch: u32(items[2], "epoch") };
     default:
       throw new MessageError(`Cannot decode a frame: its kind is ${items[1]}`);
   }

@@ -71,6 +71,17 @@
  *             more, to have it named; until then it is bound by its grant and not by a lease, and the
  *             standby is not in step
  *
+ * Logs on disk (with an arbiter that is a register). A replica that starts with connections from its disk was
+ * part of the term that its log is whole in (log_store/record.ts). It goes on from them as a standby does
+ * that is in step: it claims with that term as what it follows on, so the register refuses it if anybody
+ * has gone on since. What it has is then of no use, and somebody else's log is newer: a replica without the
+ * newest connections leaves LOG_WAIT_MS to who has them, or LOG_HEARD_MS while that one is heard, before it
+ * starts afresh. `logTerm` is what our own log is to say.
+ *
+ *   primary     its term, a grant that is kept to ourselves included: all that it lets out is in its log
+ *   standby     the term it is in step with, once the primary has said that it was told everything
+ *   others      nothing new; who joins a primary throws its log away before it says hello
+ *
  * Without an arbiter two hosts that lose sight of each other both go on; when they meet again the
  * newer epoch wins, then the preferred node.
  *
@@ -222,6 +233,10 @@ const RETRY_MS = 50;
 const RETRY_MS_MAX = 1000;
 /** Pause after somebody was found to answer for the address. */
 const OCCUPIED_MS = 1000;
+/** With logs on disk: how long the newest connections are waited for, milliseconds. */
+export const LOG_WAIT_MS = 30_000;
+/** The same while the other replica is heard, and does not go on from what it has. */
+const LOG_HEARD_MS = 6000;
 /** A primary without a lease looks into the register this often, milliseconds. */
 const CONFIRM_MS = 1000;
 
@@ -276,6 +291,10 @@ export class Replica {
   #observed = 0;
   /** Epoch our copy of the primary's connections is in step with; null for none. */
   #stateEpoch: number | null = null;
+  /** Connections outlive us on a disk. */
+  #isDurable = false;
+  /** Standby: the primary has said that we were told of all connections. */
+  #isWhole = false;
   /** Primary: an epoch that was granted and the peer does not know of. */
   #heldEpoch: number | null = null;
   /** When we sent the newest beat that the peer has echoed while it did not ask. */
@@ -433,9 +452,14 @@ export class Replica {
     return this.#options.peers.length > 1;
   }
 
-  /** Standby: our connections are those of the primary's epoch. */
+  /**
+   * Standby: our connections are those of the primary's epoch. Joining: we have some from our disk, and
+   * nobody has said yet that they are of no use.
+   */
   get #inStep(): boolean {
-    return this.#role === "standby" && this.#stateEpoch === this.#epoch && !this.#refused;
+    if (this.#refused || this.#stateEpoch === null) return false;
+    if (this.#role === "joining") return true;
+    return this.#role === "standby" && this.#stateEpoch === this.#epoch;
   }
 
   /** Nobody speaks, though both are there: a hand-over went wrong. The preferred one takes it. */
@@ -444,7 +468,8 @@ export class Replica {
     if (sinceMs === null || !this.#peerAlive) return false;
     const rank = this.#rank(this.#options.node);
     if (rank > 0 && this.#options.arbiter === null) return false;
-    return nowMs - sinceMs > LEADERLESS_MS + rank * YIELD_MS;
+    const waitMs = this.#isDurable && !this.#inStep ? LOG_HEARD_MS : LEADERLESS_MS;
+    return nowMs - sinceMs > waitMs + rank * YIELD_MS;
   }
 
   /** How many replicas come before `node` where nobody is primary: the preferred one, then by name. */
@@ -584,9 +609,34 @@ export class Replica {
     this.#heldEpoch = null;
   }
 
+  /**
+   * At the start, before anything else: our disk holds the connections of `term`; 0 for none that could be
+   * gone on from.
+   */
+  handleStored(term: number): void {
+    this.#isDurable = true;
+    this.#stateEpoch = term === 0 ? null : term;
+    this.#epoch = Math.max(this.#epoch, term);
+  }
+
+  /**
+   * The term that our log on disk is to be whole in: 0 for none, null when it says no more than it did.
+   */
+  get logTerm(): number | null {
+    if (this.#role === "primary") return Math.max(this.#epoch, this.#heldEpoch ?? 0);
+    if (this.#role !== "standby" || this.#stateEpoch === null) return null;
+    return this.#isWhole ? this.#stateEpoch : 0;
+  }
+
   /** We have told the primary that we have nothing yet: what we had counts no more. */
   handleGreeting(): void {
     this.#stateEpoch = null;
+    this.#isWhole = false;
+  }
+
+  /** Standby: we have been told of all connections that live. */
+  handleWhole(): void {
+    this.#isWhole = true;
   }
 
   /** The replication channel stands: both sides have greeted each other, in `epoch`. */
@@ -648,6 +698,7 @@ export class Replica {
     this.#withdraw();
     this.#epoch = epoch;
     this.#stateEpoch = epoch;
+    this.#isWhole = true;
     this.#heldEpoch = null;
     // It has all we had: its last beat, that it is still joining, is older than that.
     this.#peerRole = "standby";
@@ -681,7 +732,8 @@ export class Replica {
   #shouldSpeak(nowMs: number, silent: boolean): boolean {
     const isArbitrated = this.#options.arbiter !== null;
     if (this.#role === "joining") {
-      if (nowMs < this.#joinUntilMs) return false;
+      if (nowMs < this.#joinUntilMs) return this.#refused && this.#isLeaderless(nowMs);
+      if (this.#inStep) return true;
       // A preferred peer that is heard will claim it; it is only a little slower than we are.
       const yieldMs = this.#rank(this.#options.node) * YIELD_MS;
       return !this.#isBetterHeard(nowMs) || nowMs > this.#joinUntilMs + yieldMs;
@@ -690,7 +742,9 @@ export class Replica {
     if (this.#isSpare) return false;
     if (!isArbitrated) return silent;
     // Without the primary's connections there is no hurry: time to hear it, or others do.
-    if (!this.#inStep) return this.#silenceObservedMs > this.#listenMs();
+    if (!this.#inStep) {
+      return this.#silenceObservedMs > (this.#isDurable ? LOG_WAIT_MS : this.#listenMs());
+    }
     // Then it has lost or forgotten what we have.
     const hasLeft = this.#peerRole === "retired" || this.#peerRole === "joining";
     return silent || (this.#peerAlive && hasLeft);
@@ -820,8 +874,7 @@ export class Replica {
   #claim(purpose: Purpose, nowMs: number): Effect {
     const { node, token } = this.#options;
     const term = Math.max(this.#epoch, this.#heldEpoch ?? 0);
-    const isBound = this.#role === "primary" || this.#inStep;
-    const expect = isBound ? term : Math.max(term, this.#observed);
+    const expect = this.#followed(term);
     const voids = [{ token, epoch: this.#voided }];
     for (const { voided } of this.#known.values()) voids.push(voided);
     if (this.#given !== null) voids.push(this.#given);
@@ -833,6 +886,14 @@ export class Replica {
     const ticket = ++this.#tickets;
     this.#asked = { ticket, purpose, claim, askedMs: nowMs };
     return { kind: "arbitrate", ticket, purpose, claim };
+  }
+
+  /** The term that a claim of ours is to follow on; `term` is the newest that we know of as somebody's. */
+  #followed(term: number): number {
+    if (this.#role === "primary") return term;
+    // At a start nobody knows whether a log somewhere is newer than ours, or there is one at all.
+    if (this.#role === "joining" && this.#isDurable && !this.#refused) return this.#stateEpoch ?? 0;
+    return this.#inStep ? term : Math.max(term, this.#observed);
   }
 
   /** The claim under way is wanted no more: we shall never act on its epoch. */
@@ -920,7 +981,8 @@ export class Replica {
   #lost(value: RegisterValue | null, purpose: Purpose, nowMs: number): Effect[] {
     const epoch = value?.epoch ?? 0;
     this.#retryAtMs = nowMs + RETRY_MS;
-    if (value?.owner === this.#options.node && this.#role !== "primary") {
+    const isGiven = value?.owner === this.#options.node && value.epoch !== this.#given?.epoch;
+    if (isGiven && this.#role !== "primary") {
       // Given to us without our knowing: nobody else can act on it.
       this.#given = { token: value.token, epoch };
       this.#retryAtMs = nowMs;
@@ -935,8 +997,9 @@ export class Replica {
       });
     }
     // Whoever has won is heard soon, or is gone: then it is for us again, but as at a first start.
-    this.#refused = true;
     if (this.#role !== "joining") this.#silenceObservedMs = 0;
+    else if (this.#isDurable && !this.#refused) this.#joinUntilMs = nowMs + LOG_WAIT_MS;
+    this.#refused = true;
     return [];
   }
 

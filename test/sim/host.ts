@@ -3,7 +3,7 @@
  *
  * Theory of operation
  * Follows runtime/loop.ts method by method; each method here names the one it repeats. Not repeated:
- * descriptors and poll, seals (seal.ts), the octets of frames in a socket (channel.ts). Envelopes and
+ * descriptors and poll, seals (seal.ts), the octets of frames in a socket (channel.ts), log mode. Envelopes and
  * beats are the real ones of message.ts. A pass is a generator that yields the name of each step, so
  * the world can end the daemon or stop it between any two of them:
  *
@@ -42,6 +42,7 @@ import {
   type JudgeEffect,
   type Situation,
 } from "../../runtime/protocol/judge.ts";
+import { Keepers } from "../../runtime/protocol/keepers.ts";
 import type { Claim } from "../../runtime/protocol/register.ts";
 import {
   type ArbiterTimes,
@@ -210,6 +211,7 @@ export class SimHost {
   #lastBeatMs = 0;
   #peerLife = new PeerLife();
   #judging!: Judge;
+  #keepers = new Keepers();
   #peerReady = false;
   #nextConnectMs = 0;
   #attempt = 0;
@@ -287,6 +289,7 @@ export class SimHost {
     this.#lastBeatMs = 0;
     this.#peerLife = new PeerLife();
     this.#judging = new Judge(this.name);
+    this.#keepers = new Keepers();
     this.core.wasm.setJudgement(FIN_WAIT_MS);
     this.#peerReady = false;
     this.#nextConnectMs = 0;
@@ -577,8 +580,8 @@ export class SimHost {
     core.wasm.setMssMax(Math.min(MTU, hello.mtu) - 40);
     core.wasm.begin(nowMs >>> 0);
     this.#around.unprotected(this, "another standby has joined since it began");
-    core.wasm.standbyLost();
-    core.wasm.standbyJoined(hello.logLimit);
+    this.#dropKeeper();
+    this.#addKeeper(hello.logLimit);
     this.#send({
       kind: "welcome",
       node: this.name,
@@ -668,7 +671,7 @@ export class SimHost {
           throw new MessageError(`data of epoch ${frame.epoch}, known is ${channel.epoch}`);
         }
         channel.epoch = frame.epoch;
-        wasm.committed(frame.committed);
+        this.#noteKept(frame.committed);
         if (frame.bodyLength === 0) return;
         const at = wasm.inbox() + this.#inboxUsed;
         this.#inboxUsed += body.length;
@@ -716,6 +719,26 @@ export class SimHost {
 
   #send(frame: Frame, nowMs: number): void {
     this.channel?.send(makeFrame(frame, new Uint8Array(0)), nowMs);
+  }
+
+  /** Service.addKeeper(). */
+  #addKeeper(logLimit: number): void {
+    const { wasm } = this.core;
+    wasm.standbyJoined(logLimit);
+    this.#keepers.add("standby", wasm.messageSeq());
+  }
+
+  /** Service.dropKeeper(), without a disk. */
+  #dropKeeper(): void {
+    this.#keepers.remove("standby");
+    this.core.wasm.standbyLost();
+  }
+
+  /** Service.noteKept(). */
+  #noteKept(seq: number): void {
+    this.#keepers.confirm("standby", seq);
+    const { committed } = this.#keepers;
+    if (committed !== null) this.core.wasm.committed(committed);
   }
 
   // Forwarding ----------------------------------------------------------------------------------
@@ -905,7 +928,7 @@ export class SimHost {
           break;
         case "dropStandby":
           this.#around.unprotected(this, "the standby was lost since it began");
-          this.core.wasm.standbyLost();
+          this.#dropKeeper();
           this.channel?.close();
           this.channel = null;
           this.#endSwitch();
@@ -1001,6 +1024,7 @@ export class SimHost {
     this.#announceAtMs = [];
     wasm.setRole(CoreRole.silent);
     this.#around.unprotected(this, "its speaker fell silent");
+    this.#keepers.clear();
     wasm.standbyLost();
     do {
       wasm.begin(this.#coreMs(nowMs));
@@ -1042,6 +1066,8 @@ export class SimHost {
     if (effect.afresh || mutant === "forgetAtTakeover") yield* this.#forget(nowMs);
     wasm.begin(this.#coreMs(this.clock()));
     wasm.promote(peerStays ? 1 : 0);
+    this.#keepers.clear();
+    if (peerStays) this.#keepers.add("standby", wasm.messageSeq());
     this.#around.reached(this, "adopted");
     yield "adopted";
     if (mutant !== "claimFirst") this.#claim();
@@ -1092,6 +1118,7 @@ export class SimHost {
     const why = "the server of who handed over had ended it alone";
     this.#around.unprotected(this, why, gone.map(({ port }) => port));
     wasm.demote();
+    this.#keepers.clear();
     wasm.relay(1);
     const { epoch } = switching;
     yield* this.#perform(replica.handleHandedOver(epoch), nowMs);

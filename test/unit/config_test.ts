@@ -371,9 +371,27 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alon
   for (const [lines, expected] of refused) match(problemsOf(text(lines)).join("\n"), expected);
   const disk = 'mode = "log"\nlog = { store = "disk" }';
   strictEqual(parseConfig(text(disk), "x").services[0].log.store, "disk");
-  const pair = problemsOf(FULL.replace('mode = "hot"', disk)).join("\n");
-  match(pair, /log\.store: found "disk" beside \[\[peer\]\], allowed: one host alone/);
-  match(pair, /log\.store: found "disk" beside cluster\.arbiter, allowed: one host alone/);
+});
+
+Deno.test("parseConfig() takes logs on disk on two hosts beside an arbiter that is a register", () => {
+  const pair = FULL.replace('mode = "hot" ', 'mode = "log"\nlog = { store = "disk" }');
+  strictEqual(parseConfig(pair, "x").services[0].log.store, "disk");
+  const arbiter = /arbiter = .*/;
+  const etcd = 'arbiter = { kind = "etcd", endpoints = ["http://10.0.0.9:2379"] }';
+  strictEqual(parseConfig(pair.replace(arbiter, etcd), "x").services[0].log.store, "disk");
+  const fence = 'arbiter = { kind = "fence", command = ["/bin/true"], gateway = "10.0.0.254" }';
+  const third =
+    '[[peer]]\nname = "c"\nlinks = [{ local = "10.0.1.1:7946", remote = "10.0.1.3:7946" }]\n';
+  const refused: [string, RegExp][] = [
+    [pair.replace(arbiter, fence), /found "disk" beside cluster\.arbiter of kind "fence", allowed/],
+    [pair.replace(arbiter, ""), /log\.store: found "disk" without an arbiter, allowed: kind =/],
+    [pair.replace("[cluster]", `${third}\n[cluster]`), /found "disk" beside 2 tables \[\[peer\]\]/],
+    [
+      pair.replace(/\[\[peer\]\][^]*?(?=\[cluster\])/, ""),
+      /"disk" beside cluster\.arbiter, allowed/,
+    ],
+  ];
+  for (const [text, expected] of refused) match(problemsOf(text).join("\n"), expected);
 });
 
 Deno.test("parseConfig() takes empty arguments of a command", () => {

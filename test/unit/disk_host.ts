@@ -15,6 +15,8 @@ import { FaultyFiles, PowerCut } from "./faulty_files.ts";
 const OWNER = { service: "web", address: "10.0.0.100" };
 /** Twice the longest message: it must fit while less than half is in use. */
 const RING_OCTETS = 8 << 20;
+/** Octets of one message that tell again, as in loop.ts. */
+const TELL_OCTETS = 128 << 10;
 
 /** How a disk behaves. */
 export interface DiskHostOptions {
@@ -41,6 +43,7 @@ export class DiskHost {
   readonly #options: DiskHostOptions;
   #log!: DiskLog;
   #storing!: Storing;
+  #driver!: Driver;
   #nowMs = 0;
 
   /** An empty disk; `start()` comes next. */
@@ -58,6 +61,7 @@ export class DiskHost {
     const { random, segmentOctets, slackOctets, logLimit } = this.#options;
     const ring = newRing(RING_OCTETS);
     this.#nowMs = nowMs;
+    this.#driver = driver;
     this.#log = new DiskLog(
       driver.core,
       { ring, eventFd: -1, segmentOctets, slackOctets },
@@ -65,6 +69,7 @@ export class DiskHost {
     );
     // Clocks of different lives have nothing in common but the wall's.
     this.#log.recover(this.files, OWNER, { nowMs: driver.nowMs, wallMs: nowMs });
+    this.#log.changeSource(true);
     this.files = this.files.afterKill(calls);
     this.#storing = new Storing({
       files: this.files,
@@ -79,7 +84,15 @@ export class DiskHost {
   /** Before a pass: what is durable is committed. */
   before(nowMs: number): void {
     this.#nowMs = nowMs;
-    this.#log.take(nowMs);
+    const { wasm } = this.#driver.core;
+    switch (this.#log.take(nowMs)) {
+      case "lost":
+        return wasm.storeLost();
+      case "rejoins":
+        return wasm.standbyJoined(this.#options.logLimit);
+      case "moved":
+        return wasm.committed(this.#log.storedSeq!);
+    }
   }
 
   /**
@@ -89,7 +102,13 @@ export class DiskHost {
    * @throws {PowerCut} When the power fails.
    */
   after(): boolean {
-    this.#log.send(1, this.#nowMs);
+    const { bytes, wasm } = this.#driver.core;
+    const below = this.#log.tellBelow;
+    const tells = below > 0 && !this.#log.isCongested;
+    if (tells && wasm.tellAgain(below, TELL_OCTETS) === 0) this.#log.noteTold();
+    const body = bytes.subarray(wasm.body(), wasm.body() + wasm.bodyLength());
+    const message = { seq: wasm.messageSeq(), urgent: wasm.isInputCommitted() === 0, body };
+    if (body.length > 0 && this.#log.put(message, this.#nowMs)) wasm.sealed();
     if (!this.#options.isBusy()) this.#storing.step(this.#nowMs);
     return this.#log.status().waitingOctets > 0;
   }

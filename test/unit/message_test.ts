@@ -97,6 +97,7 @@ const FRAMES: Frame[] = [
   { kind: "refuse", why: "no service of that name" },
   { kind: "resume", node: "b", service: "web", epoch: 3, session: 7, applied: 0xffffffff },
   { kind: "resumed", epoch: 3, applied: 0 },
+  { kind: "whole", epoch: 7 },
 ];
 
 const SERVICE_TYPES: FieldType[] = ["text", "role", "u32", "bit", "bit", "u32"];
@@ -109,6 +110,7 @@ const FRAME_TYPES: Record<Frame["kind"], FieldType[]> = {
   refuse: ["text"],
   resume: ["text", "text", "u32", "u32", "u32"],
   resumed: ["u32", "u32"],
+  whole: ["u32"],
 };
 const FRAME_KINDS: Frame["kind"][] = [
   "hello",
@@ -119,6 +121,7 @@ const FRAME_KINDS: Frame["kind"][] = [
   "refuse",
   "resume",
   "resumed",
+  "whole",
 ];
 
 function frameSample(frame: Frame): Sample {
@@ -285,7 +288,7 @@ Deno.test("an item more or less, another version and an unknown kind are refused
     refuses(sample, sample.items.slice(0, -1), "with an item less");
     refuses(sample, sample.items.with(0, uint(VERSION + 1)), "of another version");
   }
-  for (let kind = 7; kind < 300; kind++) {
+  for (let kind = 10; kind < 300; kind++) {
     const items = [uint(VERSION), uint(kind), uint(1)];
     refuses(SAMPLES[1], items, `of kind ${kind}`);
     refuses(BEAT_SAMPLE, items, `of kind ${kind}`);

@@ -1,0 +1,142 @@
+/**
+ * log_pair_test.ts - two hosts with their logs on disk: what both have stored outlives both
+ *
+ *   client ---- switch ---- host a: daemon, log on disk, server
+ *                    \----- host b: daemon, log on disk        witness
+ *
+ * Claims, for a service with log.store = "disk" on both hosts, with connections that download, upload, echo,
+ * are idle, and just begin:
+ *   the primary's host loses power              every octet right, no RST, one SYN
+ *   SIGKILL of both daemons at once, started    the same
+ *     again in either order
+ *   one host dies, then the other; the one      it does not go on from its log; when the other is back,
+ *     that died first comes back first          the same
+ */
+
+import assert from "node:assert/strict";
+import { traceTcp } from "./capture.ts";
+import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
+import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
+import { assertUnbroken } from "./verdict.ts";
+import { MIX } from "./workload.ts";
+
+const WORKLOAD = {
+  connections: 36,
+  durationMs: 5000,
+  silentMs: 4000,
+  rate: 4_000_000,
+  /** What a server started anew answers like one that never ended: not what closed connections have told. */
+  mix: MIX.filter((kind) => kind !== "server-fin"),
+};
+const PAIR: SiteOptions = {
+  witness: true,
+  service: { mode: "log", log: { store: "disk" } },
+};
+
+/** Waits until both hosts' logs hold all connections of the present term. */
+async function waitStored(site: Site): Promise<HostName> {
+  const primary = await site.waitCovered();
+  await until(async () => {
+    const [here, there] = [await site.service(primary), await site.service(site.other(primary))];
+    return here.store?.epoch === here.epoch && there.store?.epoch === here.epoch;
+  }, { what: "both logs to hold all connections", timeoutMs: 20_000 });
+  return primary;
+}
+
+/** The mixed workload with a fault in its midst. */
+async function workThrough(
+  { random }: NetTestContext,
+  site: Site,
+  fault: (primary: HostName) => Promise<number>,
+): Promise<void> {
+  const primary = await waitStored(site);
+  const capture = await site.startCapture();
+  const momentMs = Math.round(random.between(100, 4500));
+  const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
+  await workload.go();
+  await sleep(momentMs);
+  const faultMs = await fault(primary);
+  await workload.mustSucceed(90_000);
+  const dropped = await capture.stop();
+  assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, mayShrink: true });
+  await Deno.remove(capture.path);
+}
+
+for (const family of [4, 6] as const) {
+  netTest(
+    `a standby with its log on disk takes over from a host without power (IPv${family})`,
+    [],
+    async (context) => {
+      await withSite(context, { ...PAIR, family, run: mixedServer() }, async (site) => {
+        const rounds = repetitions(50, 0.04);
+        for (let round = 0; round < rounds; round++) {
+          console.log(`round ${round + 1} of ${rounds}`);
+          let dead: HostName = "a";
+          await workThrough(context, site, (primary) => site.crash(dead = primary));
+          const { role, recovery, store } = await site.service(site.other(dead));
+          assert.deepEqual([role, recovery?.state, store?.state], ["primary", "live", "storing"]);
+          await site.revive(dead);
+        }
+      });
+    },
+  );
+}
+
+netTest(
+  "clients do not notice SIGKILL of both daemons, which are started again in any order",
+  [],
+  async (context) => {
+    const { random } = context;
+    await withSite(context, { ...PAIR, run: mixedServer() }, async (site) => {
+      const rounds = repetitions(50, 0.08);
+      for (let round = 0; round < rounds; round++) {
+        const pauseMs = Math.round(random.between(0, 1500));
+        const isReversed = random.next() < 0.5;
+        console.log(`round ${round + 1} of ${rounds}: ${isReversed ? "standby" : "primary"} first`);
+        await workThrough(context, site, async (primary) => {
+          const standby = site.other(primary);
+          const [faultMs] = await Promise.all([site.killDaemon(primary), site.killDaemon(standby)]);
+          const order = isReversed ? [standby, primary] : [primary, standby];
+          await site.startDaemon(order[0]);
+          await sleep(pauseMs);
+          await site.startDaemon(order[1]);
+          return faultMs;
+        });
+      }
+    });
+  },
+);
+
+netTest(
+  "a host that comes back with an old log does not go on from it, and the newer one does",
+  [],
+  async (context) => {
+    await withSite(context, { ...PAIR, run: mixedServer() }, async (site) => {
+      const rounds = repetitions(20, 0.1);
+      for (let round = 0; round < rounds; round++) {
+        console.log(`round ${round + 1} of ${rounds}`);
+        await workThrough(context, site, async (primary) => {
+          const standby = site.other(primary);
+          await site.crash(standby);
+          await until(async () =>
+            (await site.service(primary)).store?.epoch ===
+              (await site.service(primary)).epoch && !(await site.service(primary)).protected, {
+            what: "the primary to go on alone",
+            timeoutMs: 10_000,
+          });
+          await sleep(500);
+          const faultMs = await site.crash(primary);
+          await site.revive(standby);
+          await sleep(4000);
+          assert.equal((await site.service(standby)).role, "joining", "it goes on from an old log");
+          await site.revive(primary);
+          await until(async () => (await site.service(primary)).role === "primary", {
+            what: "the newer log to be gone on from",
+            timeoutMs: 20_000,
+          });
+          return faultMs;
+        });
+      }
+    });
+  },
+);
