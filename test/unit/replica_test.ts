@@ -13,6 +13,7 @@ import type { BeatService } from "../../runtime/protocol/message.ts";
 import { decide, type RegisterValue } from "../../runtime/protocol/register.ts";
 import {
   type Effect,
+  LOG_WAIT_MS,
   Replica,
   type ReplicaOptions,
   type Verdict,
@@ -26,6 +27,8 @@ const SCHEDULES = 60;
 const CALM_MS = 2500;
 const STORM_MS = 6000;
 const SETTLE_MS = 8000;
+/** With logs on disk the newest one is waited for. */
+const LOG_SETTLE_MS = SETTLE_MS + LOG_WAIT_MS;
 /**
  * Schedules that found something. 3794425768: a primary that was stopped with its grant was granted
  * the same claim again, beside the claim of the standby that had looked for it meanwhile. 3269151437:
@@ -576,10 +579,52 @@ Deno.test("schedules of three replicas that once had two voices keep one", () =>
   for (const seed of REGRESSIONS_OF_THREE) storm(seed, 3);
 });
 
+seededTest("two replicas with logs on disk keep one voice and all that was let out", (random) => {
+  let takeovers = 0;
+  for (let i = 0; i < rounds(SCHEDULES); i++) takeovers += storm(random.seed(), 2, true);
+  ok(takeovers > 0, "no replica ever went on: the schedules test nothing");
+});
+
+seededTest(
+  "of two replicas that both die, whichever comes back goes on from its disk",
+  (random) => {
+    for (let i = 0; i < rounds(SCHEDULES); i++) {
+      const seed = random.seed();
+      const world = new World(new Random(seed), { durable: true });
+      try {
+        bothDie(world);
+      } catch (error) {
+        throw new Error(`failing schedule: ${seed}`, { cause: error });
+      }
+    }
+  },
+);
+
+/** Both crash and start again, several times; nothing else happens to them. */
+function bothDie(world: World): void {
+  const { random } = world;
+  world.run(CALM_MS);
+  for (let deaths = 1 + random.integer(3); deaths > 0; deaths--) {
+    const [first, second] = random.next() < 0.5 ? world.nodes : world.nodes.toReversed();
+    world.crash(first);
+    // The other one may have gone on alone meanwhile, so that only its log will do.
+    world.run(random.next() < 0.5 ? random.next() * 20 : random.next() * 1500);
+    world.crash(second);
+    const [early, late] = random.next() < 0.5 ? [first, second] : [second, first];
+    world.run(random.next() * 1000);
+    world.restart(early);
+    world.run(random.next() ** 2 * 20_000);
+    world.restart(late);
+    world.settle(LOG_SETTLE_MS);
+    world.run(random.next() * 1000);
+  }
+  strictEqual(world.afresh, 1, "somebody started afresh, though there was a log");
+}
+
 /** One schedule; returns how often connections were taken over. */
-function storm(seed: number, count = 2): number {
+function storm(seed: number, count = 2, durable = false): number {
   const random = new Random(seed);
-  const world = new World(random, { count });
+  const world = new World(random, { count, durable });
   try {
     world.run(CALM_MS);
     world.weather = {
@@ -593,7 +638,7 @@ function storm(seed: number, count = 2): number {
       nextMs = world.nowMs + random.next() ** 2 * 800;
       makeFault(world, random);
     });
-    world.settle(SETTLE_MS);
+    world.settle(durable ? LOG_SETTLE_MS : SETTLE_MS);
   } catch (error) {
     throw new Error(`failing schedule: ${seed} of ${count} replicas`, { cause: error });
   }

@@ -10,6 +10,10 @@
  * of a generation: the primary raises it, the standby copies it, and what has been let out must never
  * be ahead of who goes on.
  *
+ * With `durable` each replica has a disk, as log_store/disk_log.ts uses it: what it holds is put there and is
+ * durable some time later, in order. A crash may lose what is not durable yet, from any point on. A
+ * message counts as kept only when it is durable here and, while there is a standby, there.
+ *
  * Checked in every pass:
  *   one voice        never may two replicas speak at one moment, were they awake
  *   one per epoch    an epoch is spoken in by one life of one replica
@@ -49,6 +53,9 @@ interface Copy {
   n: number;
 }
 
+/** No connections: of a generation that never was let out. */
+const NOTHING: Copy = { generation: -1, n: 0 };
+
 interface Beat extends BeatService {
   from: SimNode;
   token: string;
@@ -70,6 +77,46 @@ interface End {
   id: number;
   /** Who is at the other end. */
   peer: SimNode;
+}
+
+/** What a log says: a term it is whole in, and what it holds. */
+interface Logged {
+  term: number;
+  copy: Copy;
+}
+
+/** A disk that is slow, and keeps its order. */
+class Disk {
+  /** What is durable. */
+  durable: Logged = { term: 0, copy: { ...NOTHING } };
+  /** What was put and is not durable yet, oldest first; `then` when it is. */
+  waiting: { atMs: number; what: Logged; then: () => void }[] = [];
+
+  /** What it will say when all is durable. */
+  get last(): Logged {
+    return this.waiting.at(-1)?.what ?? this.durable;
+  }
+
+  /** Puts something; it is durable at `atMs`, and not before what was put earlier. */
+  put(what: Logged, atMs: number, then: () => void = () => {}): void {
+    const before = this.waiting.at(-1)?.atMs ?? 0;
+    this.waiting.push({ atMs: Math.max(atMs, before), what, then });
+  }
+
+  /** Time passes. */
+  settle(nowMs: number): void {
+    while (this.waiting.length > 0 && this.waiting[0].atMs <= nowMs) {
+      const { what, then } = this.waiting.shift()!;
+      this.durable = what;
+      then();
+    }
+  }
+
+  /** Whoever wrote dies, or its host: the first `kept` of what was not durable come to the disk. */
+  crash(kept: number): void {
+    this.durable = this.waiting[kept - 1]?.what ?? this.durable;
+    this.waiting = [];
+  }
 }
 
 /** One replica with what surrounds it. */
@@ -97,6 +144,12 @@ export class SimNode {
   copy: Copy = { generation: 0, n: 0 };
   /** Primary: what the standby has confirmed. */
   confirmed = 0;
+  /** With logs on disk. */
+  disk: Disk | null = null;
+  /** Primary: what is durable here. */
+  stored = 0;
+  /** What was on the disk is gone, or is going, and nothing was put since. */
+  isClear = false;
   switching = false;
   /** How many there were: what waits for one of them must not meet the next. */
   switches = 0;
@@ -136,11 +189,15 @@ export class World {
   takeovers = 0;
   afresh = 0;
 
-  constructor(random: Random, { arbiter = true, count = 2 } = {}) {
+  constructor(random: Random, { arbiter = true, count = 2, durable = false } = {}) {
     this.random = random;
     this.#hasArbiter = arbiter;
     this.#names = ["a", "b", "c", "d"].slice(0, count);
     this.nodes = this.#names.map((name) => new SimNode(name, this.#makeReplica(name, 0, 0)));
+    for (const node of durable ? this.nodes : []) {
+      node.disk = new Disk();
+      node.replica.handleStored(0);
+    }
   }
 
   #makeReplica(name: string, life: number, epoch: number): Replica {
@@ -182,6 +239,7 @@ export class World {
     node.inbox = [];
     node.events = [];
     node.askers = [];
+    node.disk?.crash(this.random.integer(node.disk.waiting.length + 1));
   }
 
   /** Starts a crashed node again. */
@@ -196,7 +254,14 @@ export class World {
     node.sentMs.fill(0);
     node.ears.clear();
     node.switching = false;
-    node.copy = { generation: -1, n: 0 };
+    node.copy = { ...NOTHING };
+    node.isClear = false;
+    if (node.disk !== null) {
+      const { term, copy } = node.disk.durable;
+      node.copy = { ...copy };
+      node.replica.handleStored(term);
+      this.#log(`${node.name} finds ${copy.generation}:${copy.n}, whole in ${term}`);
+    }
     this.#log(`${node.name} starts again, epoch ${node.storedEpoch}`);
   }
 
@@ -298,6 +363,7 @@ export class World {
   #pass(node: SimNode): void {
     const { replica } = node;
     const life = node.life;
+    node.disk?.settle(this.nowMs);
     const askers = node.askers.splice(0);
     if (replica.maySpeak(this.nowMs)) { for (const answer of askers) answer(); }
     for (const beat of node.inbox.splice(0)) {
@@ -329,6 +395,7 @@ export class World {
     }
     if (replica.role === "primary" && replica.maySpeak(this.nowMs)) this.#speak(node);
     this.#perform(node, replica.handleTime(this.nowMs));
+    this.#tellTerm(node);
     if (this.nowMs >= node.nextBeatMs) this.#sendBeat(node);
   }
 
@@ -382,19 +449,55 @@ export class World {
         // What was repeated comes late here, which TCP would have put in order.
         const isNewer = other.copy.generation !== generation || other.copy.n < n;
         if (isNewer) other.copy = { generation, n };
-        this.#sendOn(other, () => {
-          node.confirmed = n;
-          this.#release(node);
-        });
+        const confirm = () =>
+          this.#sendOn(other, () => {
+            node.confirmed = n;
+            this.#release(node);
+          });
+        this.#store(other, confirm);
       });
     }
+    this.#store(node, () => {
+      if (node.copy.generation !== generation) return;
+      node.stored = Math.max(node.stored, n);
+      this.#release(node);
+    });
     this.#release(node);
+  }
+
+  /** Puts what a node holds on its disk; `then` once it is durable, at once without a disk. */
+  #store(node: SimNode, then: () => void = () => {}): void {
+    const { disk, copy } = node;
+    if (disk === null) return then();
+    node.isClear = false;
+    this.#put(node, { term: disk.last.term, copy: { ...copy } }, then);
+  }
+
+  #put(node: SimNode, what: Logged, then: () => void = () => {}): void {
+    const isSlow = this.random.next() < 0.02;
+    node.disk!.put(what, this.nowMs + this.random.next() * (isSlow ? 300 : 4), then);
+  }
+
+  /** DataLoop.#tellWhole(). */
+  #tellTerm(node: SimNode): void {
+    const { disk, replica } = node;
+    const term = replica.logTerm;
+    if (disk === null || term === null || term === disk.last.term) return;
+    this.#put(node, { term, copy: disk.last.copy });
+  }
+
+  /** DiskLog.beginAnew(). */
+  #beginAnew(node: SimNode): void {
+    if (node.disk === null || node.isClear) return;
+    this.#put(node, { term: 0, copy: { ...NOTHING } });
+    node.isClear = true;
   }
 
   /** Lets out what may be let out. */
   #release(node: SimNode): void {
     const counts = node.channel !== null || this.#holds.has(node);
-    const n = counts ? node.confirmed : node.copy.n;
+    const here = node.disk === null ? node.copy.n : node.stored;
+    const n = counts ? Math.min(here, node.confirmed) : here;
     const { generation } = node.copy;
     if (!node.replica.maySpeak(this.nowMs)) return;
     if (this.released.generation === generation) {
@@ -429,6 +532,8 @@ export class World {
 
   #follow(node: SimNode): void {
     if (node.channel !== null || this.nowMs < node.nextConnectMs) return;
+    this.#beginAnew(node);
+    if (node.disk !== null && node.disk.waiting.length > 0) return;
     node.nextConnectMs = this.nowMs + 100;
     const other = this.node(node.replica.partner!);
     const blocked = () =>
@@ -479,6 +584,9 @@ export class World {
         standby.channel = { id: end.id, peer: primary };
         standby.copy = copy;
         standby.replica.handleChannelUp(epoch);
+        this.#store(standby, () => {
+          if (standby.channel?.id === end.id) standby.replica.handleWhole();
+        });
       });
     });
   }
@@ -564,10 +672,12 @@ export class World {
 
   #promote(node: SimNode, effect: Effect & { kind: "promote" }): void {
     if (effect.reason !== "switch" && node.channel !== null) this.#closeChannel(node);
-    if (effect.afresh || effect.reason === "start") {
+    if (effect.afresh || (effect.reason === "start" && node.disk === null)) {
       this.afresh++;
       this.released = { generation: this.released.generation + 1, n: 0 };
+      this.#beginAnew(node);
       node.copy = { ...this.released };
+      this.#store(node);
     } else {
       this.takeovers++;
       const { generation, n } = node.copy;
@@ -581,10 +691,12 @@ export class World {
       }
     }
     node.confirmed = node.copy.n;
+    node.stored = node.copy.n;
   }
 
   #handOver(node: SimNode, epoch: number): void {
-    if (node.channel === null || node.confirmed < node.copy.n) {
+    const isStored = node.disk === null || node.stored >= node.copy.n;
+    if (node.channel === null || node.confirmed < node.copy.n || !isStored) {
       // Not drained: a real one waits; this one gives up now and then, which is a switch given up.
       const { switches } = node;
       node.events.push(() => {
