@@ -18,7 +18,7 @@ import {
   UNKNOWN_EDGE,
   UNKNOWN_OUTPUT_MAX,
 } from "../limits";
-import { count, Counter, Role, state } from "../state";
+import { count, Counter, noteInput, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { FIN } from "../wire/packet";
 import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../flow/connection";
@@ -72,7 +72,10 @@ export const enum Staying {
   Nobody = 0,
   /** The old primary, which has told all (planned switch). */
   Peer,
-  /** The log on disk that we have read, which lacks the old primary's last words. */
+  /**
+   * The log on disk that we have read, or written as a standby, which lacks the old primary's last words.
+   * Clients hear of nothing before all we have been told is durable there.
+   */
   Store,
 }
 
@@ -149,9 +152,12 @@ export function promote(staying: Staying): u32 {
       c.reason = Reason.StandbyLost;
       c.flags &= ~(<u32> Flag.Hot);
     }
+    // What we were told last may not be on the disk yet; this message follows it there.
+    if (staying == Staying.Store) markDirty(c);
     digestParked(c);
     if (c.phase == Phase.Half && !has(c, Flag.Timer)) startTimer(c, s.now + HALF_OPEN_MS);
   }
+  if (staying == Staying.Store && taken) noteInput();
   rebuildFree();
   s.speakNext = 0;
   return taken;

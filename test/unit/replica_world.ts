@@ -691,7 +691,9 @@ export class World {
       }
     }
     node.confirmed = node.copy.n;
-    node.stored = node.copy.n;
+    // What was applied just now may not be durable yet.
+    const there = node.disk?.durable.copy;
+    node.stored = there?.generation === node.copy.generation ? there.n : 0;
   }
 
   #handOver(node: SimNode, epoch: number): void {
