@@ -230,7 +230,7 @@ export class Service {
 
   /** A keeper has all messages up to `seq`. */
   noteKept(keeper: Keeper, seq: number): void {
-    this.#keepers.confirm(keeper, seq);
+    this.#keepers.confirm(keeper, seq, this.core.wasm.messageSeq());
     this.#commit();
   }
 

@@ -47,10 +47,14 @@ export class Keepers {
     this.#confirmed.clear();
   }
 
-  /** `keeper` has all messages up to `seq`; one that does not count, or said more before, changes nothing. */
-  confirm(keeper: Keeper, seq: number): void {
+  /**
+   * `keeper` has all messages up to `seq`, and `next` is the first that was not told yet. Who does not
+   * count, has said more before, or speaks of what it cannot know, changes nothing.
+   */
+  confirm(keeper: Keeper, seq: number, next: number): void {
     const before = this.#confirmed.get(keeper);
-    if (before !== undefined && isAfter(seq, before)) this.#confirmed.set(keeper, seq >>> 0);
+    if (before === undefined || !isAfter(seq, before) || !isAfter(next, seq)) return;
+    this.#confirmed.set(keeper, seq >>> 0);
   }
 
   /** Up to which message all is kept by everybody who counts; null without keepers. */

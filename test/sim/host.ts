@@ -736,7 +736,7 @@ export class SimHost {
 
   /** Service.noteKept(). */
   #noteKept(seq: number): void {
-    this.#keepers.confirm("standby", seq);
+    this.#keepers.confirm("standby", seq, this.core.wasm.messageSeq());
     const { committed } = this.#keepers;
     if (committed !== null) this.core.wasm.committed(committed);
   }

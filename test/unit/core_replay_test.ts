@@ -199,6 +199,67 @@ seededTest(
   },
 );
 
+seededTest(
+  "logs on disk on two hosts: whatever clients were told survives both, on either's disk",
+  (random) => {
+    for (let round = 0; round < rounds(20); round++) {
+      const logLimit = 1 << 18;
+      const [disk, standbyDisk] = [0, 1].map(() => {
+        const isLazy = random.next();
+        return new DiskHost({
+          random,
+          segmentOctets: pick(random, [3000, 30_000, 1 << 20]),
+          slackOctets: pick(random, [10_000, 100_000]),
+          logLimit,
+          isBusy: () => random.next() < isLazy * 0.9,
+        });
+      });
+      const options = {
+        ...logOptions(random),
+        commit: "strict" as const,
+        logLimit,
+        tellOctets: pick(random, PACES),
+        mayReset: "late" as const,
+      };
+      const replicas = new Replicas({ ...options, disk, standbyDisk });
+      const talks = Array.from({ length: 4 }, (_, i) => talk(random, replicas, 10000 + i));
+      let needed = talks;
+      for (let deaths = 1 + random.integer(3); deaths > 0; deaths--) {
+        replicas.run(() => replicas.isStored);
+        runFor(replicas, talks, random.integer(120));
+        const fate = random.next();
+        if (fate < 0.2) replicas.switchOver();
+        else if (fate < 0.4) {
+          // Its last messages may be applied, and not durable yet.
+          replicas.crash(random.integer(3));
+          runFor(replicas, talks, random.integer(5));
+        } else if (fate < 0.6) {
+          replicas.dropStandby();
+          runFor(replicas, talks, random.integer(40));
+        }
+        if (fate > 0.1) {
+          const swaps = replicas.standby !== null && random.next() < 0.5;
+          const awayMs = pick(random, [0, 3, 2000]);
+          const how = pick(random, ["killed", "power"] as const);
+          replicas.startAgain(how, { awayMs, calls: Infinity, swaps });
+        }
+        needed = inNeed(replicas, talks, random);
+        replicas.startServers();
+        if (replicas.standby === null) {
+          runFor(replicas, talks, random.integer(20));
+          replicas.join();
+        }
+        talks.push(talk(random, replicas, 10000 + talks.length));
+        replicas.run(() => replicas.isStored);
+        needed = talks.filter(({ client, expected }) => client.received.length < expected.length);
+      }
+      finish(replicas, talks, needed);
+      replicas.wait(READ_LINGER_MS);
+      checkEmpty(replicas);
+    }
+  },
+);
+
 seededTest("log mode without a death serves and ends connections like any other", (random) => {
   for (let round = 0; round < rounds(8); round++) {
     const replicas = new Replicas({ ...logOptions(random), alone: random.next() < 0.5 });

@@ -5,7 +5,7 @@
  * says that the disk is not, so that stores lag behind. The power fails in the midst of a call of
  * the writer's.
  */
-import { DiskLog } from "../../runtime/log_store/disk_log.ts";
+import { DiskLog, type DiskMessage } from "../../runtime/log_store/disk_log.ts";
 import { newRing, Ring } from "../../runtime/log_store/ring.ts";
 import { Storing } from "../../runtime/log_store/storing.ts";
 import type { Random } from "../net/random.ts";
@@ -69,7 +69,6 @@ export class DiskHost {
     );
     // Clocks of different lives have nothing in common but the wall's.
     this.#log.recover(this.files, OWNER, { nowMs: driver.nowMs, wallMs: nowMs });
-    this.#log.changeSource(true);
     this.files = this.files.afterKill(calls);
     this.#storing = new Storing({
       files: this.files,
@@ -81,34 +80,35 @@ export class DiskHost {
     }, new Ring(ring, -1).awaitStart()!);
   }
 
-  /** Before a pass: what is durable is committed. */
-  before(nowMs: number): void {
+  /** Before a pass: what the log has to say, as `DiskLog.take()`. */
+  before(nowMs: number): ReturnType<DiskLog["take"]> {
     this.#nowMs = nowMs;
-    const { wasm } = this.#driver.core;
-    switch (this.#log.take(nowMs)) {
-      case "lost":
-        return wasm.storeLost();
-      case "rejoins":
-        return wasm.standbyJoined(this.#options.logLimit);
-      case "moved":
-        return wasm.committed(this.#log.storedSeq!);
-    }
+    return this.#log.take(nowMs);
   }
 
-  /**
-   * After a pass: its message is handed over, and the writer may do something.
-   *
-   * @returns Whether something moved.
-   * @throws {PowerCut} When the power fails.
-   */
-  after(): boolean {
+  /** A primary's message, before it is sealed; null for none. */
+  message(): DiskMessage | null {
     const { bytes, wasm } = this.#driver.core;
     const below = this.#log.tellBelow;
     const tells = below > 0 && !this.#log.isCongested;
     if (tells && wasm.tellAgain(below, TELL_OCTETS) === 0) this.#log.noteTold();
+    if (wasm.bodyLength() === 0) return null;
     const body = bytes.subarray(wasm.body(), wasm.body() + wasm.bodyLength());
-    const message = { seq: wasm.messageSeq(), urgent: wasm.isInputCommitted() === 0, body };
-    if (body.length > 0 && this.#log.put(message, this.#nowMs)) wasm.sealed();
+    return { seq: wasm.messageSeq(), urgent: wasm.isInputCommitted() === 0, body };
+  }
+
+  /** Hands over a message; false when there is no room for it. */
+  put(message: DiskMessage): boolean {
+    return this.#log.put(message, this.#nowMs);
+  }
+
+  /**
+   * After a pass the writer may do something.
+   *
+   * @returns Whether something is on its way.
+   * @throws {PowerCut} When the power fails.
+   */
+  after(): boolean {
     if (!this.#options.isBusy()) this.#storing.step(this.#nowMs);
     return this.#log.status().waitingOctets > 0;
   }

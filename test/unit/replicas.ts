@@ -19,8 +19,9 @@
  * each from a server to its core. Checked at every step: a standby says nothing to clients, and no
  * client is reset, unless a test lets it.
  */
-import { strictEqual } from "node:assert/strict";
+import { ok, strictEqual } from "node:assert/strict";
 import { RecordFlag, Staying } from "../../runtime/core.ts";
+import { Keepers } from "../../runtime/protocol/keepers.ts";
 import {
   CLIENT_V4,
   CLIENT_V6,
@@ -46,8 +47,14 @@ export interface Host {
   servers: Map<number, Endpoint>;
   /** Bodies that are on their way here. */
   inbox: { seq: number; body: Uint8Array }[];
-  /** Number of the last message applied here, to be confirmed. */
+  /** Number of the last message applied here. */
   applied: number;
+  /** Number of the last one that is kept as it must be: durable, with a disk. */
+  kept: number;
+  /** Where its log is; null for in memory. */
+  disk: DiskHost | null;
+  /** Primary: who must have what it tells. */
+  keepers: Keepers;
   /** Messages not read for so many steps: a slow standby. */
   lag: number;
   /** Its servers are dead. */
@@ -81,8 +88,10 @@ export interface ReplicasOptions {
   log?: { holds: boolean };
   /** Without a standby. */
   alone?: boolean;
-  /** Alone, with the log on a disk, in log mode. */
+  /** The first host's log is on a disk, in log mode. */
   disk?: DiskHost;
+  /** And the second host's on another one. */
+  standbyDisk?: DiskHost;
   /** Habits of the two hosts' servers. */
   scale?: [number, number];
   /** Octets of their segments. */
@@ -119,9 +128,10 @@ export class Replicas {
   constructor(options: ReplicasOptions) {
     this.#options = options;
     this.#family = options.family ?? 4;
-    this.primary = this.#host();
+    this.primary = this.#host(options.disk ?? null);
     this.standby = null;
     options.disk?.start(this.primary.driver, this.nowMs);
+    this.#lead(this.primary);
     this.primary.driver.core.wasm.promote(Staying[options.disk === undefined ? "nobody" : "store"]);
     if (options.log !== undefined) this.primary.driver.core.wasm.replay();
     if (options.alone !== true) this.join();
@@ -135,12 +145,52 @@ export class Replicas {
 
   /** A new standby joins: connections that begin from now on are protected, and older ones that are kept. */
   join(): void {
-    this.standby = this.#host();
-    const { driver } = this.standby;
+    const { disk = null, standbyDisk = null } = this.#options;
+    this.standby = this.#host(this.primary.disk === disk ? standbyDisk : disk);
+    const { driver, disk: own } = this.standby;
+    if (own !== null) {
+      own.start(driver, this.nowMs);
+      own.log.beginAnew();
+      while (!own.log.isClear) own.after();
+      driver.core.wasm.forgetAll(1);
+      own.log.noteForgotten();
+      own.log.changeSource(false);
+    }
     driver.core.wasm.setRole(1);
     driver.core.wasm.setPeerLogLimit(this.#logLimit);
-    this.primary.driver.core.wasm.setPeerLogLimit(this.#logLimit);
-    this.primary.driver.core.wasm.standbyJoined(this.#logLimit);
+    const { keepers, driver: { core: { wasm } } } = this.primary;
+    wasm.standbyJoined(this.#logLimit);
+    keepers.add("standby", wasm.messageSeq());
+  }
+
+  /** A host is primary from now on; its standby, if any, stays. */
+  #lead(host: Host, stays = false): void {
+    const { disk, driver, keepers } = host;
+    const next = driver.core.wasm.messageSeq();
+    keepers.clear();
+    if (stays) keepers.add("standby", next);
+    else {
+      // Whoever joins counts its messages anew.
+      host.applied = 0;
+      host.kept = 0;
+    }
+    if (disk === null) return;
+    disk.log.changeSource(true);
+    keepers.add("disk", next);
+  }
+
+  /** The standby is gone, and the primary goes on. */
+  dropStandby(): void {
+    const { keepers, driver: { core: { wasm } } } = this.primary;
+    this.standby = null;
+    keepers.remove("standby");
+    if (keepers.isEmpty) wasm.standbyLost();
+    else wasm.standbyLeft();
+  }
+
+  /** Both logs on disk hold all connections, as far as clients have been told of them. */
+  get isStored(): boolean {
+    return this.isWhole && this.primary.disk!.log.keepsAll && this.standby!.disk!.log.keepsAll;
   }
 
   /** Clients' ports of the connections that are protected, as the primary sees it. */
@@ -242,23 +292,32 @@ export class Replicas {
     this.primary = standby;
     this.standby = null;
     standby.driver.nowMs = this.nowMs;
-    this.#deliver(standby, standby.driver.takeOver());
+    this.#lead(standby);
+    this.#deliver(standby, standby.driver.takeOver(standby.disk === null ? "nobody" : "store"));
   }
 
   /**
-   * The daemon and its servers die, or their host loses its power, and they start again after `awayMs`
-   * with what is on the disk. What is on the wire to the service is lost.
+   * All daemons and servers die, or their hosts lose their power, and one host starts again after `awayMs`
+   * with what is on its disk: the primary's, or with `swaps` the standby's. What is on the wire to the
+   * service is lost.
    */
-  startAgain(how: "killed" | "power", { awayMs, calls }: { awayMs: number; calls: number }): void {
-    const disk = this.#options.disk!;
-    disk.fail(how);
+  startAgain(
+    how: "killed" | "power",
+    { awayMs, calls, swaps = false }: { awayMs: number; calls: number; swaps?: boolean },
+  ): void {
+    const { primary, standby } = this;
+    primary.disk!.fail(how);
+    standby?.disk!.fail(how);
+    const disk = (swaps ? standby!.disk : primary.disk)!;
     this.#wire = this.#wire.filter(({ to }) => to === "client");
     this.nowMs += awayMs;
-    this.primary = this.#host();
+    this.primary = this.#host(disk);
+    this.standby = null;
     this.primary.down = true;
     const { driver } = this.primary;
     driver.nowMs = this.nowMs;
     disk.start(driver, this.nowMs, calls);
+    this.#lead(this.primary);
     this.#deliver(this.primary, driver.takeOver("store"));
   }
 
@@ -274,10 +333,13 @@ export class Replicas {
     wasm.markAll();
     while (wasm.dirty() !== 0) this.#exchange(primary, standby);
     wasm.demote();
+    primary.keepers.clear();
+    primary.disk?.log.changeSource(false);
     wasm.relay(1);
     this.#settle(standby);
     [this.primary, this.standby] = [standby, primary];
     standby.driver.nowMs = this.nowMs;
+    this.#lead(standby, true);
     this.#deliver(standby, standby.driver.takeOver("peer"));
     wasm.relay(0);
     // In log mode only the primary runs servers.
@@ -341,7 +403,7 @@ export class Replicas {
     return this.#options.number?.() ?? 1000 * ++this.#made;
   }
 
-  #host(): Host {
+  #host(disk: DiskHost | null): Host {
     const { commit = "strict", divergence = "reset", capacity = 64, log } = this.#options;
     const driver = new Driver({
       family: this.#family,
@@ -352,8 +414,8 @@ export class Replicas {
     });
     if (log !== undefined) driver.core.wasm.setLogMode(log.holds ? 1 : 0);
     driver.core.wasm.setKeep(this.#options.keep ?? 0);
-    const fresh = { applied: 0, lag: 0, down: false };
-    return { driver, servers: new Map(), inbox: [], answers: [], ...fresh };
+    const fresh = { applied: 0, kept: 0, lag: 0, down: false, keepers: new Keepers() };
+    return { driver, disk, servers: new Map(), inbox: [], answers: [], ...fresh };
   }
 
   #send(packet: Uint8Array, to: "client" | "service"): void {
@@ -373,27 +435,57 @@ export class Replicas {
       said.filter(() => !this.#options.isDropped?.()),
     );
     host.answers = [];
-    let bodies: Uint8Array[] = [];
+    let messages: Host["inbox"] = [];
     if (host.lag > 0) host.lag--;
     else {
-      bodies = host.inbox.map(({ body }) => body);
-      host.applied = host.inbox.at(-1)?.seq ?? host.applied;
+      messages = host.inbox;
+      host.applied = messages.at(-1)?.seq ?? host.applied;
       host.inbox = [];
     }
-    const { disk } = this.#options;
-    if (peer !== null) driver.core.wasm.committed(peer.applied);
-    disk?.before(this.nowMs);
+    const bodies = messages.map(({ body }) => body);
+    this.#hearKeepers(host, peer);
     const outputs = driver.pass({ net: frozen ? [] : net, app, bodies });
-    const isStoring = disk?.after() ?? false;
-    if (host === this.primary && peer !== null && driver.core.wasm.bringing() !== 0) {
+    const isPrimary = host === this.primary;
+    if (isPrimary && peer !== null && driver.core.wasm.bringing() !== 0) {
       driver.core.wasm.tellAgain(0, this.#options.tellOctets ?? 1 << 17);
     }
-    const message = driver.takeBody();
+    const { disk } = host;
+    if (disk === null || isPrimary) host.kept = host.applied;
+    else for (const message of messages) ok(disk.put({ ...message, urgent: true }));
+    const own = isPrimary ? disk?.message() ?? null : null;
+    const isHeld = own !== null && !disk!.put(own);
+    const message = isHeld ? null : driver.takeBody();
     if (message !== null && peer !== null) peer.inbox.push(message);
+    const isStoring = disk?.after() ?? false;
     this.#deliver(host, outputs);
     if (isStoring) return true;
     if (driver.core.wasm.endsHeld() !== 0) this.#askAboutEnds(host);
-    return outputs.length > 0 || bodies.length > 0 || message !== null || host.inbox.length > 0;
+    const isSaid = message !== null && peer !== null;
+    return outputs.length > 0 || bodies.length > 0 || isSaid || host.inbox.length > 0;
+  }
+
+  /** Before a pass: what is kept by now, here and at the other host. */
+  #hearKeepers(host: Host, peer: Host | null): void {
+    const { disk, keepers, driver: { core: { wasm } } } = host;
+    const news = disk?.before(this.nowMs) ?? null;
+    const isPrimary = host === this.primary;
+    if (news === "moved" && !isPrimary) host.kept = disk!.log.storedSeq!;
+    if (!isPrimary) return;
+    switch (news) {
+      case "lost":
+        keepers.remove("disk");
+        if (keepers.isEmpty) wasm.storeLost();
+        break;
+      case "rejoins":
+        if (keepers.isEmpty) wasm.standbyJoined(this.#logLimit);
+        keepers.add("disk", wasm.messageSeq());
+        break;
+      case "moved":
+        keepers.confirm("disk", disk!.log.storedSeq!, wasm.messageSeq());
+    }
+    if (peer !== null) keepers.confirm("standby", peer.kept, wasm.messageSeq());
+    const { committed } = keepers;
+    if (committed !== null) wasm.committed(committed);
   }
 
   #deliver(host: Host, outputs: ReturnType<Driver["pass"]>): void {
