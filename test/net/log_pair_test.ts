@@ -9,6 +9,8 @@
  *   the primary's host loses power              every octet right, no RST, one SYN
  *   SIGKILL of both daemons at once, started    the same
  *     again in either order
+ *   both hosts lose power, with all that their     the same
+ *     disks have not synced, and come back
  *   one host dies, then the other; the one      it does not go on from its log; when the other is back,
  *     that died first comes back first          the same
  */
@@ -17,6 +19,7 @@ import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
+import { Disks, POWER_TOOLS } from "./power.ts";
 import { assertUnbroken } from "./verdict.ts";
 import { MIX } from "./workload.ts";
 
@@ -32,6 +35,8 @@ const PAIR: SiteOptions = {
   witness: true,
   service: { mode: "log", log: { store: "disk" } },
 };
+
+const HOSTS: HostName[] = ["a", "b"];
 
 /** Waits until both hosts' logs hold all connections of the present term. */
 async function waitStored(site: Site): Promise<HostName> {
@@ -102,6 +107,36 @@ netTest(
           await site.startDaemon(order[1]);
           return faultMs;
         });
+      }
+    });
+  },
+);
+
+netTest(
+  "clients do not notice a loss of power of both hosts, whose disks keep what was synced",
+  POWER_TOOLS,
+  async (context) => {
+    const { directory, random } = context;
+    await withSite(context, { ...PAIR, hosts: [], run: mixedServer() }, async (site) => {
+      const disks = new Disks(site, directory);
+      try {
+        for (const host of HOSTS) await disks.add(host);
+        for (const host of HOSTS) await site.startDaemon(host);
+        const rounds = repetitions(50, 0.06);
+        for (let round = 0; round < rounds; round++) {
+          const order = random.next() < 0.5 ? HOSTS : HOSTS.toReversed();
+          const pauseMs = Math.round(random.between(0, 1500));
+          console.log(`round ${round + 1} of ${rounds}: ${order[0]} first`);
+          await workThrough(context, site, async () => {
+            const faultMs = await disks.cutAll();
+            await disks.restore(order[0]);
+            await sleep(pauseMs);
+            await disks.restore(order[1]);
+            return faultMs;
+          });
+        }
+      } finally {
+        await disks.close();
       }
     });
   },

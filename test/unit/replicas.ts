@@ -307,7 +307,7 @@ export class Replicas {
   ): void {
     const { primary, standby } = this;
     primary.disk!.fail(how);
-    standby?.disk!.fail(how);
+    standby?.disk?.fail(how);
     const disk = (swaps ? standby!.disk : primary.disk)!;
     this.#wire = this.#wire.filter(({ to }) => to === "client");
     this.nowMs += awayMs;
