@@ -111,7 +111,7 @@ export class DiskLog {
   #term = 0;
   /** It tells of all connections that the core has. */
   #isWhole = true;
-  /** Nothing was put since it was begun anew. */
+  /** Nothing was put since it was begun anew: neither a message nor a term. */
   #isAnew = false;
   /** Entries of kind `clear` that were put. */
   #clears = 0;
@@ -268,7 +268,10 @@ export class DiskLog {
   setTerm(term: number): void {
     const now = this.#isWhole ? term : 0;
     if (now === this.#term || this.#lostAtMs !== null) return;
-    if (this.#command(Entry.term, { epoch: now })) this.#term = now;
+    if (!this.#command(Entry.term, { epoch: now })) return;
+    this.#term = now;
+    // A log without connections that is whole in a term says more than none.
+    if (now !== 0) this.#isAnew = false;
   }
 
   /**
@@ -398,14 +401,11 @@ export class DiskLog {
 
   /** The disk may take a log again: it keeps what is said from now on, and what lives once that is told. */
   #rejoin(): boolean {
-    if (!this.#command(Entry.restart)) return false;
-    this.#lostAtMs = null;
+    this.beginAnew();
+    if (!this.#isAnew) return false;
     this.#isSourceDue = true;
     this.#stored = null;
-    this.#oldest = this.#segment + 1;
-    // Not to be tidied up, which would begin to tell.
-    this.#tellBelow = this.#segment + 1;
-    this.#nextSegment();
+    this.#tellBelow = this.#segment;
     return true;
   }
 

@@ -5,7 +5,7 @@
  * says that the disk is not, so that stores lag behind. The power fails in the midst of a call of
  * the writer's.
  */
-import { DiskLog, type DiskMessage } from "../../runtime/log_store/disk_log.ts";
+import { DiskLog, type DiskMessage, type FoundLog } from "../../runtime/log_store/disk_log.ts";
 import { newRing, Ring } from "../../runtime/log_store/ring.ts";
 import { Storing } from "../../runtime/log_store/storing.ts";
 import type { Random } from "../net/random.ts";
@@ -57,7 +57,7 @@ export class DiskHost {
   }
 
   /** A daemon starts: its core is brought to where the log ends. The power fails after `calls`. */
-  start(driver: Driver, nowMs: number, calls = Infinity): void {
+  start(driver: Driver, nowMs: number, calls = Infinity): FoundLog {
     const { random, segmentOctets, slackOctets, logLimit } = this.#options;
     const ring = newRing(RING_OCTETS);
     this.#nowMs = nowMs;
@@ -68,7 +68,8 @@ export class DiskHost {
       logLimit,
     );
     // Clocks of different lives have nothing in common but the wall's.
-    this.#log.recover(this.files, OWNER, { nowMs: driver.nowMs, wallMs: nowMs });
+    const clocks = { nowMs: driver.nowMs, wallMs: nowMs };
+    const found = this.#log.recover(this.files, OWNER, clocks);
     this.files = this.files.afterKill(calls);
     this.#storing = new Storing({
       files: this.files,
@@ -78,6 +79,7 @@ export class DiskHost {
       random: () => random.seed(),
       warn: (text) => this.warnings.push(text),
     }, new Ring(ring, -1).awaitStart()!);
+    return found;
   }
 
   /** Before a pass: what the log has to say, as `DiskLog.take()`. */

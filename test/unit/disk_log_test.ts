@@ -6,8 +6,8 @@
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { REJOIN_MS } from "../../runtime/log_store/disk_log.ts";
 import { Entry, newRing, Ring, type RingEntry } from "../../runtime/log_store/ring.ts";
-import type { Random } from "../net/random.ts";
-import { Reason } from "./core_driver.ts";
+import { Random } from "../net/random.ts";
+import { Driver, Reason } from "./core_driver.ts";
 import { DiskHost } from "./disk_host.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { Replicas } from "./replicas.ts";
@@ -175,4 +175,29 @@ Deno.test("a ring gives back what was put, in order, around its end and when it 
   );
   while (far.peek() !== null) far.take(far.peek()!);
   deepStrictEqual([near.waiting, near.isCongested], [0, false]);
+});
+
+Deno.test("a log that is whole in a term is thrown away before somebody joins again with nothing", () => {
+  const random = new Random(1);
+  const options = { segmentOctets: SEGMENT_OCTETS, logLimit: LOG_LIMIT, isBusy: () => false };
+  const host = new DiskHost({ random, ...options });
+  /** What another start would find. */
+  const term = () => {
+    const other = new DiskHost({ random, ...options });
+    other.files = host.files.afterKill();
+    return other.start(new Driver(), 0).term;
+  };
+  host.start(new Driver(), 0);
+  host.log.beginAnew();
+  strictEqual(host.log.isClear, false, "not durable yet");
+  while (host.after());
+  strictEqual(host.log.isClear, true);
+  host.log.noteForgotten();
+  host.log.setTerm(7);
+  while (host.after());
+  strictEqual(term(), 7);
+  host.log.beginAnew();
+  strictEqual(host.log.isClear, false, "what it says of the term is still there");
+  while (host.after());
+  deepStrictEqual([host.log.isClear, term()], [true, 0]);
 });

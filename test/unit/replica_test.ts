@@ -563,6 +563,90 @@ Deno.test("schedules that once had two voices keep one", () => {
   for (const seed of REGRESSIONS) storm(seed);
 });
 
+/** Starts with a log on disk that is whole in `term`, having known of epoch 7. */
+function stored(term: number, options: Partial<ReplicaOptions> = {}): Driver {
+  const driver = new Driver({ epoch: 7, ...options });
+  driver.replica.handleStored(term);
+  return driver;
+}
+
+Deno.test("a log on disk is gone on from when the register knows of nothing newer than its term", () => {
+  const driver = stored(6, { prefer: "b" });
+  strictEqual(kinds(driver.pass(990)), "", "the preferred one is listened for");
+  strictEqual(kinds(driver.pass(20)), "arbitrate", "nobody needs to be looked for");
+  const { claim } = driver.last("arbitrate");
+  deepStrictEqual([claim.expect, claim.epoch], [6, 8]);
+  driver.grant();
+  deepStrictEqual([driver.last("promote").afresh, driver.replica.logTerm], [false, 8]);
+});
+
+Deno.test("a log that somebody has gone on without is not gone on from, and the newer one waited for", () => {
+  const driver = stored(6);
+  driver.pass(510);
+  driver.answer({ kind: "lost", value: { epoch: 7, owner: "b", token: "b0" } });
+  strictEqual(kinds(driver.pass(LOG_WAIT_MS - 10)), "");
+  strictEqual(kinds(driver.pass(20)), "probe", "it is gone for good: as at a first start");
+  driver.note(driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs));
+  deepStrictEqual(driver.last("arbitrate").claim.expect, 7);
+  driver.grant();
+  strictEqual(driver.last("promote").afresh, true);
+});
+
+Deno.test("who has the newer log is waited for no longer when it is heard doing nothing", () => {
+  const driver = stored(6);
+  driver.pass(510);
+  driver.answer({ kind: "lost", value: { epoch: 7, owner: "b", token: "b0" } });
+  strictEqual(kinds(driver.pass(5900, { role: "joining", epoch: 7 })), "");
+  strictEqual(kinds(driver.pass(200, { role: "joining", epoch: 7 })), "probe");
+});
+
+Deno.test("without a log to go on from, a start is granted at once only where nobody ever was", () => {
+  const driver = stored(0);
+  driver.pass(510);
+  driver.note(driver.replica.handleProbe(driver.last("probe").ticket, null, driver.nowMs));
+  strictEqual(driver.last("arbitrate").claim.expect, 0, "not the epoch that it has known");
+  driver.answer({ kind: "lost", value: { epoch: 7, owner: "b", token: "b0" } });
+  strictEqual(kinds(driver.pass(1000)), "");
+});
+
+Deno.test("a grant that our former life did not live to see is given up for our log", () => {
+  const driver = stored(6);
+  driver.pass(510);
+  driver.answer({ kind: "lost", value: { epoch: 7, owner: "a", token: "former", follows: 6 } });
+  strictEqual(kinds(driver.pass(5)), "arbitrate");
+  const { claim } = driver.last("arbitrate");
+  deepStrictEqual([claim.expect, claim.voids.at(-1)], [6, { token: "former", epoch: 7 }]);
+  driver.answer({ kind: "lost", value: { epoch: 7, owner: "a", token: "former", follows: 7 } });
+  strictEqual(kinds(driver.pass(100)), "", "that life had gone on, and its log has not");
+});
+
+Deno.test("a log says the term it is whole in: at a standby once it was told everything", () => {
+  const driver = Driver.standby();
+  driver.replica.handleStored(0);
+  strictEqual(driver.replica.logTerm, null);
+  driver.hear(LEADER);
+  driver.replica.handleGreeting();
+  driver.replica.handleChannelUp(1);
+  strictEqual(driver.replica.logTerm, 0);
+  driver.replica.handleWhole();
+  strictEqual(driver.replica.logTerm, 1);
+  driver.hear({ ...LEADER, epoch: 2 });
+  strictEqual(driver.replica.logTerm, 2, "the primary counts on us still");
+  driver.hear({ ...LEADER, epoch: 3, ready: false });
+  strictEqual(driver.replica.logTerm, null, "it does not: nothing new is said");
+  driver.replica.handleGreeting();
+  driver.replica.handleChannelUp(3);
+  strictEqual(driver.replica.logTerm, 0, "told anew, not everything yet");
+});
+
+Deno.test("a primary's log says the term of a grant too that is kept to ourselves", () => {
+  const driver = Driver.primary();
+  driver.replica.handleChannelDown("broken");
+  driver.pass(10, FOLLOWER);
+  driver.grant();
+  strictEqual(driver.replica.logTerm, 2);
+});
+
 seededTest("two replicas and a register keep one voice under random faults", (random) => {
   let takeovers = 0;
   for (let i = 0; i < rounds(SCHEDULES); i++) takeovers += storm(random.seed());
