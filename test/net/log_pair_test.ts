@@ -9,6 +9,7 @@
  *   the primary's host loses power              every octet right, no RST, one SYN
  *   SIGKILL of both daemons at once, started    the same
  *     again in either order
+ *   nginx and curl                              the same for one large download
  *   both hosts lose power, with all that their     the same
  *     disks have not synced, and come back
  *   one host dies, then the other; the one      it does not go on from its log; when the other is back,
@@ -18,7 +19,9 @@
 import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
+import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
+import { nginx } from "./nginx.ts";
 import { Disks, POWER_TOOLS } from "./power.ts";
 import { assertUnbroken } from "./verdict.ts";
 import { MIX } from "./workload.ts";
@@ -36,6 +39,8 @@ const PAIR: SiteOptions = {
   service: { mode: "log", log: { store: "disk" } },
 };
 
+/** Octets of a download. */
+const CONTENT_OCTETS = 256 << 20;
 const HOSTS: HostName[] = ["a", "b"];
 
 /** Waits until both hosts' logs hold all connections of the present term. */
@@ -111,6 +116,30 @@ netTest(
     });
   },
 );
+
+netTest("curl reads on from nginx when both daemons were killed and started again", [
+  "nginx",
+  "curl",
+], async (context) => {
+  const { directory, random } = context;
+  await Deno.mkdir(`${directory}/files`);
+  const content = makeContent(`${directory}/files/content`, CONTENT_OCTETS);
+  const run = { a: await nginx("a", directory), b: await nginx("b", directory) };
+  await withSite(context, { ...PAIR, run }, async (site) => {
+    const primary = await waitStored(site);
+    const capture = await site.startCapture();
+    const args = ["--silent", "--show-error", "--limit-rate", "60M", site.url("/content")];
+    const client = site.startInClient("curl", args, { hashOutput: true });
+    await sleep(random.between(200, 3000));
+    const [faultMs] = await Promise.all(HOSTS.map((host) => site.killDaemon(host)));
+    await site.startDaemon(site.other(primary));
+    await site.startDaemon(primary);
+    await client.mustSucceed(60_000);
+    const dropped = await capture.stop();
+    assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
+    assertUnbroken(traceTcp(capture.path, site.address), { connections: 1, faultMs, dropped });
+  });
+});
 
 netTest(
   "clients do not notice a loss of power of both hosts, whose disks keep what was synced",
