@@ -402,12 +402,18 @@ export function renderRestart({ service, connections, tookMs }: RestartResult): 
 /** What there is to say about a service beside its line. */
 function notesOf(service: ServiceStatus): string[] {
   const notes = service.warnings.map((warning) => `${service.name}: warning: ${warning}`);
-  const { app, lastTakeover, counters, recovery } = service;
+  const { app, lastTakeover, counters, recovery, store } = service;
   if (counters.diverged > 0) {
     const connections = count(counters.diverged, "connection");
     notes.push(`${service.name}: ${connections} so far whose servers answered differently`);
   }
   if (recovery !== null) notes.push(...notesOfRecovery(service.name, recovery));
+  if (store !== null) {
+    const holds = store.epoch === null
+      ? "lacks connections that live"
+      : `holds all connections of epoch ${store.epoch}`;
+    notes.push(`${service.name}: log on disk ${holds}`);
+  }
   if (app.lastExit !== undefined && app.lastExit !== null) {
     const restarts = count(app.restarts ?? 0, "restart");
     notes.push(`${service.name}: server last ended with ${app.lastExit}, ${restarts}`);

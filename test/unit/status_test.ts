@@ -128,6 +128,15 @@ Deno.test("renderStatus() says when there is nobody to take over", () => {
   );
 });
 
+Deno.test("renderStatus() says what a log on disk holds", () => {
+  const text = (epoch: number | null) => {
+    const store = { state: "storing", segments: 2, waitingOctets: 0, epoch } as const;
+    return renderStatus({ ...STATUS, services: [{ ...STATUS.services[0], store }] });
+  };
+  ok(text(3).includes("\nweb: log on disk holds all connections of epoch 3\n"));
+  ok(text(null).includes("\nweb: log on disk lacks connections that live\n"));
+});
+
 Deno.test("renderConnections() gives each connection its verdict", () => {
   const lost = { ...CONNECTION, protection: "unprotected" as const, reason: "TCP MD5" };
   strictEqual(
