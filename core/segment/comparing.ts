@@ -110,6 +110,13 @@ export function digestOutput(c: Connection, seq: u32, from: usize, length: u32):
   if (known < length) extendDigest(x, from + known, length - known);
 }
 
+/** Primary: octets of our server behind what was parked, once it has come as far as the old primary had told. */
+export function digestProven(c: Connection, seq: u32, from: usize, length: u32): void {
+  if (has(c, Flag.Unproven)) return;
+  digestParked(c);
+  digestOutput(c, seq, from, length);
+}
+
 /** True when the primary can tell the digest of all that its server has written, to `end`. */
 export function canTell(c: Connection, end: u32): bool {
   return has(c, Flag.Digested) && !has(c, Flag.Unproven) && digestEnd(c, comparisonOf(c)) == end;

@@ -59,7 +59,14 @@ import { find } from "../flow/table";
 import { write } from "../stream/chain";
 import { CloseHow, writeAccept, writeClose, writeFail, writeOpen } from "../records";
 import { drop } from "./apply";
-import { compareOutput, digestOutput, isDigested, isParking, startComparing } from "./comparing";
+import {
+  compareOutput,
+  digestOutput,
+  digestProven,
+  isDigested,
+  isParking,
+  startComparing,
+} from "./comparing";
 import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
 import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck, owes } from "./feeder";
 import { takeAnswer } from "./probe";
@@ -486,6 +493,8 @@ function hasNews(c: Connection): bool {
 /** Compares and keeps new octets of our server; false when they were not taken. */
 function keep(c: Connection, seq: u32, from: usize, length: u32): bool {
   if (!compareOutput(c, seq, from, length)) return false;
+  // Also what the client has already, and is not parked: nothing may be missing in what is compared later.
+  if (state().role == Role.Primary) digestProven(c, seq, from, length);
   return park(c, seq, from, length) || isDigested(c, seq + length);
 }
 
