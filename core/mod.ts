@@ -52,6 +52,7 @@ import { find as findFlow } from "./flow/table";
 import { rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
 import { format } from "./stream/chain";
 import { Digest, digestValue, extendDigest, formatDigests, startDigest } from "./stream/digest";
+import { Fact, Message, startMessage, takeMessage as takeOctets } from "./stream/http_message";
 import { formatRanges, rangesSize } from "./stream/ranges";
 import { CloseHow, flushDirty, writeClose } from "./records";
 import { beginOutput, holdFree as freeHold, releaseHeld, resetServer } from "./segment/output";
@@ -717,6 +718,17 @@ export function digest(digest: usize, at: usize, length: u32, starts: u32): u64 
   if (starts) startDigest(d);
   extendDigest(d, at, length);
   return digestValue(d);
+}
+/**
+ * Takes an HTTP/1.1 message's next octets: see stream/http_message.ts. `message`: 32 octets, 8-aligned, zero for
+ * a request's start; the number at its octet 12 says where it stands. Returns how many octets were taken.
+ */
+export function takeMessage(message: usize, at: usize, length: u32): u32 {
+  return takeOctets(changetype<Message>(message), at, length);
+}
+/** Begins a response to a request whose method is HEAD (1) or not (0), at `message`. */
+export function startResponse(message: usize, isHead: u32): void {
+  startMessage(changetype<Message>(message), Fact.IsResponse | (isHead ? Fact.Head : 0));
 }
 /** Index + 1 of the record with this key (IPv4: one word), 0 for none. */
 export function find(a0: u32, a1: u32, a2: u32, a3: u32, ports: u32): u32 {

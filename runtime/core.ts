@@ -211,6 +211,13 @@ export interface CoreExports {
   checksum(address: number, length: number, initial: number): number;
   /** Extends the digest at `digest` (52 octets, 8-aligned) by `length` octets; `starts`: a new one. */
   digest(digest: number, address: number, length: number, starts: number): bigint;
+  /**
+   * Takes an HTTP/1.1 message's next octets, core/stream/http_message.ts: 32 octets at `message`, zero for a request's
+   * start; the number at its octet 12 says where it stands. Returns how many octets were taken.
+   */
+  takeMessage(message: number, address: number, length: number): number;
+  /** Begins a response to a request whose method is HEAD (1) or not (0), at `message`. */
+  startResponse(message: number, isHead: number): void;
   /** Index + 1 of the record with this key (IPv4: one word), 0 for none. */
   find(a0: number, a1: number, a2: number, a3: number, ports: number): number;
   /** Counts an event that the caller saw (a packet the kernel refused). */

@@ -46,32 +46,34 @@ const enum Mode {
 /** Octets of an IMF-fixdate. */
 const DATE_LENGTH: u32 = 29;
 /** A body this long is not what a server means. */
-const LENGTH_MAX: u64 = 1 << 53;
+export const LENGTH_MAX: u64 = 1 << 53;
 
 const START = memory.data<u8>([72, 84, 84, 80, 47, 49, 46]); // HTTP/1.
 const START_LENGTH: u32 = 7;
 
+// The names that `narrow()` tells apart.
 const DATE: u32 = 1;
-const CONTENT_LENGTH: u32 = 2;
-const CHUNKED: u32 = 4;
+export const CONTENT_LENGTH: u32 = 2;
+export const CHUNKED: u32 = 4;
+export const CONNECTION: u32 = 8;
 const NAMES: u32 = DATE | CONTENT_LENGTH | CHUNKED;
 /** A longer beginning of a line is none of the names. */
-const NAME_MAX: u32 = 26;
+export const NAME_MAX: u32 = 26;
 
 const LF: u32 = 10;
 const CR: u32 = 13;
 
-// The names in lower case, one after the other in each column, so that one load serves all three.
+// The names in lower case, one after the other in each column, so that one load serves all four.
 // deno-fmt-ignore
 const COLUMNS = memory.data<u8>([
-  // d a t e : _            content-length:_       transfer-encoding:_chunked
-  100,  99, 116, 0,    97, 111, 114, 0,   116, 110,  97, 0,   101, 116, 110, 0,
-   58, 101, 115, 0,    32, 110, 102, 0,     0, 116, 101, 0,     0,  45, 114, 0,
-    0, 108,  45, 0,     0, 101, 101, 0,     0, 110, 110, 0,     0, 103,  99, 0,
-    0, 116, 111, 0,     0, 104, 100, 0,     0,  58, 105, 0,     0,  32, 110, 0,
-    0,   0, 103, 0,     0,   0,  58, 0,     0,   0,  32, 0,     0,   0,  99, 0,
-    0,   0, 104, 0,     0,   0, 117, 0,     0,   0, 110, 0,     0,   0, 107, 0,
-    0,   0, 101, 0,     0,   0, 100, 0,
+  // d a t e : _   content-length:_   transfer-encoding:_chunked   connection:
+  100,  99, 116,  99,    97, 111, 114, 111,   116, 110,  97, 110,   101, 116, 110, 110,
+   58, 101, 115, 101,    32, 110, 102,  99,     0, 116, 101, 116,     0,  45, 114, 105,
+    0, 108,  45, 111,     0, 101, 101, 110,     0, 110, 110,  58,     0, 103,  99,   0,
+    0, 116, 111,   0,     0, 104, 100,   0,     0,  58, 105,   0,     0,  32, 110,   0,
+    0,   0, 103,   0,     0,   0,  58,   0,     0,   0,  32,   0,     0,   0,  99,   0,
+    0,   0, 104,   0,     0,   0, 117,   0,     0,   0, 110,   0,     0,   0, 107,   0,
+    0,   0, 101,   0,     0,   0, 100,   0,
 ]);
 
 /** Where a stream of responses stands; all zero at its start. */
@@ -217,12 +219,7 @@ function line(h: Heads, octet: u32): void {
     if (column) h.alive = 0;
     return;
   }
-  let alive = h.alive;
-  const wanted = load<u32>(COLUMNS + (column << 2));
-  const lower = octet - 65 < 26 ? octet | 32 : octet;
-  if (lower != (wanted & 255)) alive &= ~DATE;
-  if (lower != ((wanted >>> 8) & 255)) alive &= ~CONTENT_LENGTH;
-  if (lower != ((wanted >>> 16) & 255)) alive &= ~CHUNKED;
+  const alive = narrow(h.alive, column, octet);
   h.column = column + 1;
   h.alive = alive;
   if (alive == DATE && column == 5) {
@@ -236,6 +233,23 @@ function line(h: Heads, octet: u32): void {
     h.chunked = 1;
     h.alive = 0;
   }
+}
+
+/** Of the names `alive`, those that have `octet`, in any case, at `column` (below NAME_MAX). */
+export function narrow(alive: u32, column: u32, octet: u32): u32 {
+  const wanted = load<u32>(COLUMNS + (column << 2));
+  const lower = octet - 65 < 26 ? octet | 32 : octet;
+  if (lower != (wanted & 255)) alive &= ~DATE;
+  if (lower != ((wanted >>> 8) & 255)) alive &= ~CONTENT_LENGTH;
+  if (lower != ((wanted >>> 16) & 255)) alive &= ~CHUNKED;
+  if (lower != (wanted >>> 24)) alive &= ~CONNECTION;
+  return alive;
+}
+
+/** The value of a hexadecimal digit; 16 for what is none. */
+export function hexDigit(octet: u32): u32 {
+  const lower = octet | 32;
+  return octet - 48 <= 9 ? octet - 48 : lower - 97 <= 5 ? lower - 87 : 16;
 }
 
 /** Goes to the end of a line that says nothing to us; returns where its last octet in hand stands. */
@@ -255,8 +269,7 @@ function endLine(h: Heads): void {
 
 /** False when the octet is to be looked at again in the mode that is set now. */
 function chunkSize(h: Heads, octet: u32): bool {
-  const lower = octet | 32;
-  const digit = octet - 48 <= 9 ? octet - 48 : lower - 97 <= 5 ? lower - 87 : 16;
+  const digit = hexDigit(octet);
   if (digit < 16) {
     h.left = (h.left << 4) | digit;
     h.column = 1;
