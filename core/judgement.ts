@@ -7,8 +7,8 @@
  *
  *   finding      | kind u32 | record u32 | ports u32 | ours u32 | theirs u32 | waited ms u32 |
  *
- * `ours` and `theirs` are offsets in the server's stream, from its first octet, or for reading in the
- * client's: how far our server and the other replica's have come.
+ * `ours` and `theirs` are offsets in the server's stream, from its first octet (or where it was cut last,
+ * segment/cutting.ts), or for reading in the client's: how far our server and the other replica's have come.
  */
 import { state } from "./state";
 import { Connection, indexOf } from "./flow/connection";

@@ -113,3 +113,7 @@ export const LAG_MS: u32 = 2000;
 export const LAG_BYTES: u32 = 4 << 20;
 /** How long one server's FIN or RST waits for the other's, unless the caller says otherwise. */
 export const FIN_WAIT_MS: u32 = 2000;
+/** A log is cut when so much of it can go, in octets: less is not worth the two records that tell it. */
+export const CUT_INPUT: u32 = 1024;
+/** Or when a server that is started anew need not say so many octets again. */
+export const CUT_OUTPUT: u32 = 65536;

@@ -207,6 +207,11 @@ export function setKeep(octets: u32): void {
   state().keepLimit = octets;
 }
 
+/** What both streams of each connection are known to be: `Hint` in state.ts. */
+export function setHint(hint: u32): void {
+  state().hint = hint;
+}
+
 /**
  * When a server hangs: it stands still for `lagMs` while the other replica's goes on, or is for so
  * long more than `lagBytes` behind. 0 ms: servers are not judged by that.

@@ -33,6 +33,10 @@
  *     +8  outputs differ before this octet | 12 and are the same up to this one
  *     +8  or: its server stands still at this octet | 12 for how long, ms | 16 1: reading, 0: writing
  *     zero for other reasons
+ *   MARK      primary to standby   an answer ends, and the digest of output begins anew (segment/cutting.ts)
+ *     +8  end of its request | 12 end of the answer | 16 digest up to there, u64
+ *   CUT       primary to standby   at the last MARK: nobody is told what lies before it any more
+ *     +8  end of the request | 12 end of the answer | 16 sndShown
  *   RAW       old primary to new   a client's packet that still arrived here
  *     +8  length | 12 packet with its virtio_net_hdr
  *
@@ -52,7 +56,7 @@ import {
   Phase,
   Reason,
 } from "./flow/connection";
-import { comparisonOf } from "./flow/comparison";
+import { comparisonOf, Point } from "./flow/comparison";
 import { inputLog, takeDirty } from "./flow/lifecycle";
 import { read } from "./stream/chain";
 import { node } from "./stream/ranges";
@@ -70,6 +74,8 @@ export const enum RecordType {
   Report,
   Fail,
   Raw,
+  Mark,
+  Cut,
 }
 
 /** Why a record went. */
@@ -92,6 +98,8 @@ export const CLOSE_SIZE: u32 = 12;
 export const REPORT_SIZE: u32 = 28;
 export const FAIL_SIZE: u32 = 20;
 export const RAW_HEAD: u32 = 12;
+export const MARK_SIZE: u32 = 24;
+export const CUT_SIZE: u32 = 20;
 
 /** Reserves `size` octets of the body and writes the head; 0 when the body is full. */
 function begin(c: Connection | null, type: RecordType, flags: u32, size: u32): usize {
@@ -123,6 +131,7 @@ export function writeOpen(c: Connection, asks: bool): bool {
 /** Tells of a connection from its beginning, for who may know nothing of it; false when the body is full. */
 export function writeAgain(c: Connection): bool {
   const s = state();
+  if (s.bodyUsed + AGAIN_SIZE + MARK_SIZE > BODY_SIZE) return false;
   const to = begin(c, RecordType.Open, 2, AGAIN_SIZE);
   if (!to) return false;
   fillOpen(c, to);
@@ -132,6 +141,8 @@ export function writeAgain(c: Connection): bool {
   store<u64>(to, shownOctets(c), 72);
   store<u32>(to, toldEnd(c), 80);
   store<u64>(to, toldValue(c), 84);
+  // Its digest begins there, so nobody can do without.
+  if (comparisonOf(c).point != Point.None) writeMark(c);
   return true;
 }
 
@@ -204,6 +215,24 @@ export function writeClose(c: Connection, how: CloseHow, seq: u32): bool {
   // What its client is told from now on, nobody could go on from who has not heard this.
   if (state().logMode && how == CloseHow.Dropped) noteInput();
   return true;
+}
+
+/** Tells of a place where the log can be cut; the body must have room. */
+export function writeMark(c: Connection): void {
+  const x = comparisonOf(c);
+  const to = begin(c, RecordType.Mark, 0, MARK_SIZE);
+  store<u32>(to, x.cutIn, 8);
+  store<u32>(to, x.cutOut, 12);
+  store<u64>(to, x.cutValue, 16);
+}
+
+/** Tells that the log is cut there; the body must have room. */
+export function writeCut(c: Connection): void {
+  const x = comparisonOf(c);
+  const to = begin(c, RecordType.Cut, 0, CUT_SIZE);
+  store<u32>(to, x.cutIn, 8);
+  store<u32>(to, x.cutOut, 12);
+  store<u32>(to, c.sndShown, 16);
 }
 
 /** Tells the primary that a connection is not protected here. */

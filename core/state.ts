@@ -28,6 +28,12 @@ export const enum Commit {
   Ack = 1,
 }
 
+/** What tells where a log can be cut (segment/cutting.ts). */
+export const enum Hint {
+  None = 0,
+  Http,
+}
+
 /** What becomes of connections whose servers wrote different octets (P5). */
 export const enum Divergence {
   Ignore = 0,
@@ -73,6 +79,9 @@ export const enum Counter {
   Untold,
   OutOfOrder,
   Replayed,
+  Cuts,
+  CutOctets,
+  CutsEnded,
   Count,
 }
 
@@ -204,6 +213,8 @@ export class State {
   tellGeneration: u32 = 0;
   tellSegment: u32 = 0;
   tellSeq: u32 = 0;
+  /** `Hint`: what both streams of a connection are known to be. */
+  hint: u32 = 0;
   /** A server is there to be fed; always so in hot mode. */
   feeding: u32 = 0;
   /** Next record `detach()` looks at. */
@@ -248,6 +259,12 @@ export function servePort(port: u32): void {
 /** True when `port` (host byte order) is one of the service's. */
 export function isServed(port: u32): bool {
   return (load<u8>(PORTS + (port >>> 3)) & (1 << (port & 7))) != 0;
+}
+
+/** Adds `octets` to a counter. */
+export function countOctets(which: Counter, octets: u32): void {
+  const at = COUNTERS + (<usize> which << 2);
+  store<u32>(at, load<u32>(at) + octets);
 }
 
 /** True when nothing that waits for message `seq` has to wait any longer. */

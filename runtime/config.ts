@@ -56,6 +56,8 @@
  *                                           log: all a client may send; then unprotect | hold its client;
  *                                           store = "disk": with commit = "strict"; on two hosts the
  *                                           same at both, and an arbiter that is a register
+ *     hint = "none"                         none | http/1.1: what clients and server speak; answers depend on
+ *                                           their request alone, so what was answered need not be kept
  *     memory = "256MiB"                     all tables, logs and parked segments of the service
  *     max_connections = 65536               more are passed through unprotected
  *
@@ -214,6 +216,8 @@ export interface ServiceConfig {
   rejoinLimitBytes: number;
   /** Log mode: what is kept of each connection. */
   log: LogConfig;
+  /** What both streams of a connection are, so that what is kept of it can be cut. */
+  hint: "none" | "http/1.1";
   /** Memory of the service's packet core, octets. */
   memoryBytes: number;
   /** Connections that are followed at one time. */
@@ -616,6 +620,7 @@ const SCHEMA = table("the top level", {
           }),
           {},
         ),
+        hint: v.optional(choice("none", "http/1.1"), "none"),
         memory: v.optional(size("48MiB", "4095MiB"), "256MiB"),
         max_connections: v.optional(wholeNumber(1, 4_000_000), 65536),
         uplink: v.optional(flag(), true),
@@ -800,6 +805,7 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
           "all of the log is kept",
       });
     }
+    problems.push(...hintProblems(service, path));
     if (service.determinism === "faketime" && service.run === undefined) {
       problems.push({
         path: `${path}.determinism`,
@@ -854,6 +860,23 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
 function arbiterKind(raw: Record<string, unknown>): string | null {
   const { arbiter } = isTable(raw.cluster) ? raw.cluster as Record<string, unknown> : {};
   return isTable(arbiter) ? textAt(arbiter as Record<string, unknown>, "kind") ?? null : null;
+}
+
+/** What a service that hints at what its streams are cannot have. */
+function hintProblems(service: Record<string, unknown>, path: string): ConfigProblem[] {
+  if (service.hint === undefined || service.hint === "none") return [];
+  const found = `found ${show(service.hint)}`;
+  if (service.divergence === "ignore") {
+    // A hint that is wrong shows in what is compared, and nowhere else.
+    const message =
+      `${found} with divergence = "ignore", allowed: only beside "reset" or "unprotect"`;
+    return [{ path: `${path}.hint`, message }];
+  }
+  if (service.mode !== "log" && service.rejoin_limit === "0B") {
+    const message = `${found} with rejoin_limit = "0B", allowed: only where something is kept`;
+    return [{ path: `${path}.hint`, message }];
+  }
+  return [];
 }
 
 /** What a service with its log on disk cannot have. */
@@ -1016,6 +1039,7 @@ function toConfig(document: Document, file: string): Config {
       logLimitBytes: s.log_limit,
       rejoinLimitBytes: s.rejoin_limit,
       log: { store: s.log.store, limitBytes: s.log.limit, full: s.log.full },
+      hint: s.hint,
       memoryBytes: s.memory,
       maxConnections: s.max_connections,
     })),

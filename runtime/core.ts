@@ -138,6 +138,8 @@ export interface CoreExports {
   setLogMode(holds: number): void;
   /** Hot mode: octets of a client's stream that are kept for a standby that comes later; 0 for none. */
   setKeep(octets: number): void;
+  /** What both streams of each connection are known to be, `Hint` in core/state.ts. */
+  setHint(hint: number): void;
   /** Log mode: ends of our server wait until `confirmEnds()` or `detach()`. */
   endsHeld(): number;
   /** Log mode: our server lives; ends that came before the last probe's answer are told. */
@@ -270,6 +272,9 @@ export const COUNTER_NAMES = [
   "untold",
   "outOfOrder",
   "replayed",
+  "cuts",
+  "cutOctets",
+  "cutsEnded",
 ] as const;
 
 /** What people are told for each `Reason` of core/flow/connection.ts, in its order. */
@@ -335,7 +340,7 @@ export const FIELDS = [
 export type Field = typeof FIELDS[number];
 
 /** Flags of a record that the runtime looks at, `Flag` in core/flow/connection.ts. */
-export const RecordFlag = { hot: 8, fed: 128, logged: 16384 } as const;
+export const RecordFlag = { hot: 8, fed: 128, logged: 16384, uncut: 0x80000000 } as const;
 
 /** What an instance is made with. */
 export interface CoreOptions {
@@ -407,7 +412,7 @@ export function loadCore(options: CoreOptions): Core {
   if (left === 0) {
     throw new RangeError(
       `Cannot lay out the packet core in ${options.memoryMiB} MiB for ${options.capacity} ` +
-        `connections: allowed are 48 to 4095 MiB and about 0.6 KiB more for each connection`,
+        `connections: allowed are 48 to 4095 MiB and about 0.7 KiB more for each connection`,
     );
   }
   const padded = new Uint8Array(16);

@@ -153,6 +153,7 @@ class Daemon implements DaemonApi {
         divergence: service.divergence,
         logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
         rejoinLimit: service.rejoinLimitBytes,
+        hint: service.hint,
         memoryMiB: Math.ceil(service.memoryBytes / (1 << 20)),
         capacity: service.maxConnections,
         refuseUnprotectable: service.unprotectable === "refuse",

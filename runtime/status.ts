@@ -286,6 +286,8 @@ export interface ConnectionInfo {
   protection: Protection;
   /** Why it is not protected; null when it is. */
   reason: string | null;
+  /** What else there is to know of its protection; null for nothing. */
+  note: string | null;
   /** Octets of payload from the client. */
   bytesIn: number;
   /** Octets of payload to the client. */
@@ -378,7 +380,7 @@ export function renderConnections(connections: readonly ConnectionInfo[]): strin
     formatOctets(connection.bytesOut),
     formatMs(connection.ageMs),
     formatMs(connection.idleMs),
-    connection.reason ?? "",
+    connection.reason ?? connection.note ?? "",
   ]);
   const head = ["SERVICE", "CLIENT", "PORT", "STATE", "PROTECTION", "IN", "OUT", "AGE", "IDLE"];
   return clean(`${table([...head, "REASON"], rows)}\n\n${renderCounts(counts)}`) + "\n";

@@ -9,11 +9,15 @@
  *   |=== compared ====|--- digested ---|                  |      sameAt <= digestEnd
  *                     marks: [offset, digest] that the primary has told and ours has yet to reach
  *
+ * The digest begins at `base`: at iss + 1, or, with a hint, at the end of an answer where the log is to be cut
+ * (segment/cutting.ts).
+ *
  * Limits: MARKS for each connection; when they are all taken the newest replaces the newest, as it
  * covers what that one did. So the first difference is seen somewhat later, and none is lost.
  */
 import { state } from "../state";
 import { Digest } from "../stream/digest";
+import { Message } from "../stream/http_message";
 import { Connection, indexOf } from "./connection";
 
 /** Digests that may wait for our own server. */
@@ -31,15 +35,49 @@ export class Comparison extends Digest {
   /** Primary: up to here the standby has found its server's output to be ours. */
   peerSame: u32 = 0;
   markCount: u32 = 0;
+  /** First octet that the digest covers, in client space. */
+  base: u32 = 0;
+  // Where the log can be cut, and the messages that tell (segment/cutting.ts).
+  /** `Point`: what is known of cutIn, cutOut and cutValue. */
+  point: u32 = 0;
+  /** Next octet of the client's stream that is looked at. */
+  askAt: u32 = 0;
+  /** A request ends before this octet of the client's stream. */
+  cutIn: u32 = 0;
+  /** The answer to it, and to all before it, ends before this octet of the server's. */
+  cutOut: u32 = 0;
+  /** The digest up to there. */
+  cutValue: u64 = 0;
 }
 
-const MARKS_AT: u32 = (offsetof<Comparison>() + 7) & ~7;
+/** What is known of a place where the log can be cut. */
+export const enum Point {
+  None = 0,
+  /** Our digest has yet to come there, and to be cutValue. */
+  Ahead,
+  /** Our digest begins there: it was cutValue. */
+  Passed,
+}
+
+const ASK_AT: u32 = (offsetof<Comparison>() + 7) & ~7;
+const ANSWER_AT: u32 = ASK_AT + offsetof<Message>();
+const MARKS_AT: u32 = ANSWER_AT + offsetof<Message>();
 /** Octets of one of these. */
 export const COMPARISON_SIZE: u32 = (MARKS_AT + MARKS * MARK + 7) & ~7;
 
 /** The comparison of a connection. */
 export function comparisonOf(c: Connection): Comparison {
   return changetype<Comparison>(state().comparisons + <usize> indexOf(c) * COMPARISON_SIZE);
+}
+
+/** The client's request that is being read. */
+export function askOf(x: Comparison): Message {
+  return changetype<Message>(changetype<usize>(x) + ASK_AT);
+}
+
+/** The server's answer that is being read. */
+export function answerOf(x: Comparison): Message {
+  return changetype<Message>(changetype<usize>(x) + ANSWER_AT);
 }
 
 function mark(x: Comparison, index: u32): usize {

@@ -7,6 +7,7 @@
  *
  *   input, the client's numbers                        output, client space
  *   irs        the client's ISS                        iss       ISS.client
+ *              both as of the last place where the log was cut (segment/cutting.ts), if it was
  *   rcvNxt     next octet of the stream we lack;       sndNxt    next octet the local kernel
  *              a FIN counts once it is in order                  will send (its SND.NXT)
  *   finSeq     where the client's FIN stands           cliAck    what the client has acknowledged
@@ -140,6 +141,8 @@ export const enum Flag {
   Unproven = 536870912,
   /** Taken over, and not sure whether its client has octets that nobody has told us of. */
   Unheard = 1073741824,
+  /** With a hint: its streams are not what that says, so its log is not cut (segment/cutting.ts). */
+  Uncut = -2147483648,
 }
 
 @unmanaged
@@ -276,8 +279,10 @@ export class Connection {
   readMark: u32 = 0;
   // Statistics, 64 bit.
   bytesIn: u64 = 0;
-  /** Octets (and FIN) that the present server has written: sndNxt = iss + 1 + bytesOut + ahead. */
+  /** Octets (and FIN) that the present server has written: sndNxt = iss + 1 + bytesOut - bytesCut + ahead. */
   bytesOut: u64 = 0;
+  /** Of these, those before iss + 1. */
+  bytesCut: u64 = 0;
   // Replay (segment/recovery.ts), 64 bit, as a stream may be longer than sequence numbers reach.
   /** Octets of output up to sndShown. */
   outShown: u64 = 0;

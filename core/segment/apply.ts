@@ -25,9 +25,11 @@ import {
   AGAIN_SIZE,
   CLOSE_SIZE,
   CloseHow,
+  CUT_SIZE,
   DATA_HEAD,
   FAIL_SIZE,
   FIN_HEAD,
+  MARK_SIZE,
   OPEN_SIZE,
   PROGRESS_SIZE,
   RAW_HEAD,
@@ -36,9 +38,10 @@ import {
   writeClose,
   writeFail,
 } from "../records";
-import { noteTold, startComparing, takeTold } from "./comparing";
+import { noteMark, noteTold, startComparing, takeTold } from "./comparing";
+import { settlePoint, takeCut } from "./cutting";
 import { notePeerOutput, refuse } from "./ending";
-import { absorb } from "./feeder";
+import { absorb, failLeg } from "./feeder";
 import { readUpTo } from "./lag";
 import { fromClient } from "./client";
 import { resetServer } from "./output";
@@ -142,6 +145,26 @@ function apply(record: usize, left: u32): u32 {
         }
       }
       return FAIL_SIZE;
+    }
+    case RecordType.Mark: {
+      if (left < MARK_SIZE) return 0;
+      const c = named(record);
+      if (standby && c !== null) {
+        noteMark(c, load<u32>(record, 8), load<u32>(record, 12), load<u64>(record, 16));
+      }
+      return MARK_SIZE;
+    }
+    case RecordType.Cut: {
+      if (left < CUT_SIZE) return 0;
+      const c = named(record);
+      if (standby && c !== null && c.leg < Leg.Dead) {
+        const shown = load<u32>(record, 16);
+        const isTaken = takeCut(c, load<u32>(record, 8), load<u32>(record, 12), shown);
+        // Of which a part only was told: it is told of anew.
+        if (!isTaken && c.reason == Reason.Joining) drop(c);
+        else if (!isTaken) failLeg(c, Reason.StandbyDiffers);
+      }
+      return CUT_SIZE;
     }
     case RecordType.Raw: {
       if (left < RAW_HEAD) return 0;
@@ -337,4 +360,5 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   if (read != c.peerRead || after(load<u32>(record, 16), c.peerSnd)) s.theirsMovedAt = s.now;
   c.peerRead = read;
   notePeerOutput(c, load<u32>(record, 16), (flags & 1) != 0);
+  if (s.hint) settlePoint(c);
 }

@@ -73,6 +73,7 @@ import { clear } from "../stream/chain";
 import { clearRanges, cover, COVER_NO_MEMORY } from "../stream/ranges";
 import { CloseHow, writeClose, writeData, writeRaw } from "../records";
 import { answerReset, noteHeard, noteUntold } from "./comparing";
+import { settlePoint } from "./cutting";
 import { absorb, enterFed, noteClientFin, owes } from "./feeder";
 import { hasRoom, isPastLog, refuseClient, sendSynAck, toServer } from "./output";
 import { joinFragment } from "./reassembly";
@@ -369,6 +370,7 @@ function takeAck(c: Connection, v: View): bool {
       c.rtoMs = REPEAT_MIN_MS;
       c.timerAt = state().now + c.rtoMs;
     }
+    if (state().hint) settlePoint(c);
   }
   if (v.window << c.cliWs > c.maxWnd) c.maxWnd = v.window << c.cliWs;
   if (v.window != c.cliWnd) {

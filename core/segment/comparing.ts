@@ -39,14 +39,16 @@ import {
   comparisonOf,
   lastValue,
   markSeq,
+  Point,
   pushMark,
   takeMark,
 } from "../flow/comparison";
-import { dropOctets, markPump, parkedFlight, startTimer } from "../flow/lifecycle";
+import { dropOctets, markDirty, markPump, parkedFlight, startTimer } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
 import { CloseHow, writeClose } from "../records";
-import { digestChain } from "../stream/chain";
-import { digestValue, extendDigest, startDigest } from "../stream/digest";
+import { placeOf, seek } from "../stream/chain";
+import { digestValue } from "../stream/digest";
+import { passPoint, returnToBase, takeOutput, takePoint } from "./cutting";
 import { failLeg, owes } from "./feeder";
 import {
   complete,
@@ -63,8 +65,8 @@ import {
 const RESETS: u32 = 5;
 
 /** The next octet that the digest lacks. */
-function digestEnd(c: Connection, x: Comparison): u32 {
-  return c.iss + 1 + x.at;
+function digestEnd(x: Comparison): u32 {
+  return x.base + x.at;
 }
 
 /** Compares the connection's output from its first octet on, unless the policy is not to. */
@@ -72,7 +74,8 @@ export function startComparing(c: Connection): void {
   if (state().divergence == Divergence.Ignore) return;
   const x = comparisonOf(c);
   c.flags |= Flag.Digested;
-  startDigest(x);
+  x.point = Point.None;
+  returnToBase(c, x);
   x.toldAt = c.iss + 1;
   x.sameAt = c.iss + 1;
   x.peerSame = c.iss + 1;
@@ -87,27 +90,27 @@ export function startOver(c: Connection): void {
   const x = comparisonOf(c);
   if (!has(c, Flag.Unproven)) {
     const value = digestValue(x);
-    x.toldAt = digestEnd(c, x);
+    x.toldAt = digestEnd(x);
     x.markCount = 0;
     if (x.toldAt != c.iss + 1) {
       pushMark(x, x.toldAt, value);
       c.flags |= Flag.Unproven;
     }
   }
-  startDigest(x);
+  returnToBase(c, x);
   x.sameAt = c.iss + 1;
 }
 
 /** Log mode: octets of a server that is far behind, from SND.NXT on (`goAhead()`). */
 export function digestAhead(c: Connection, from: usize, length: u32): void {
-  if (has(c, Flag.Digested)) extendDigest(comparisonOf(c), from, length);
+  if (has(c, Flag.Digested)) takeOutput(c, comparisonOf(c), from, length);
 }
 
 /** Primary: our server has written octets that start at or before SND.NXT. */
 export function digestOutput(c: Connection, seq: u32, from: usize, length: u32): void {
   const x = comparisonOf(c);
-  const known = digestEnd(c, x) - seq;
-  if (known < length) extendDigest(x, from + known, length - known);
+  const known = digestEnd(x) - seq;
+  if (known < length) takeOutput(c, x, from + known, length - known);
 }
 
 /** Primary: octets of our server behind what was parked, once it has come as far as the old primary had told. */
@@ -119,14 +122,14 @@ export function digestProven(c: Connection, seq: u32, from: usize, length: u32):
 
 /** True when the primary can tell the digest of all that its server has written, to `end`. */
 export function canTell(c: Connection, end: u32): bool {
-  return has(c, Flag.Digested) && !has(c, Flag.Unproven) && digestEnd(c, comparisonOf(c)) == end;
+  return has(c, Flag.Digested) && !has(c, Flag.Unproven) && digestEnd(comparisonOf(c)) == end;
 }
 
 /** Up to where the digest of `toldValue()` goes; ISS + 1 for none. */
 export function toldEnd(c: Connection): u32 {
   const x = comparisonOf(c);
   if (!has(c, Flag.Digested)) return c.iss + 1;
-  return has(c, Flag.Unproven) ? x.toldAt : digestEnd(c, x);
+  return has(c, Flag.Unproven) ? x.toldAt : digestEnd(x);
 }
 
 /** The digest of output that another server has to match: ours, or what ours has to match itself. */
@@ -161,7 +164,7 @@ export function noteTold(c: Connection, seq: u32, value: u64): void {
     pushMark(x, seq, value);
     return;
   }
-  if (before(seq, digestEnd(c, x))) {
+  if (before(seq, digestEnd(x))) {
     // We have been primary, and further: the other one has compared that with what we told.
     x.sameAt = seq;
     return;
@@ -170,15 +173,46 @@ export function noteTold(c: Connection, seq: u32, value: u64): void {
   compareParked(c, x);
 }
 
+/** Standby: an answer of the primary's server ends before `output`, and its digest begins anew there. */
+export function noteMark(c: Connection, input: u32, output: u32, value: u64): void {
+  if (!has(c, Flag.Digested) || c.leg >= Leg.Dead) return;
+  if (!takePoint(c, input, output, value)) failLeg(c, Reason.StandbyDiffers);
+  else if (!has(c, Flag.Logged)) compareParked(c, comparisonOf(c));
+}
+
 /** Digests what is parked as far as the primary has told, and compares on the way. */
 function compareParked(c: Connection, x: Comparison): void {
-  while (x.markCount) {
-    const mark = markSeq(x);
-    const end = earlier(mark, c.parkEnd);
-    const start = digestEnd(c, x);
-    if (before(start, end)) digestChain(parkedFlight(c), start, end - start, x);
-    if (digestEnd(c, x) != mark || !check(c, x)) return;
+  while (hasMark(x)) {
+    const mark = nextMark(x);
+    takeParked(c, x, earlier(mark, c.parkEnd));
+    if (digestEnd(x) != mark || !check(c, x)) return;
   }
+}
+
+/** Takes what is parked, up to `end`, into our digest. */
+function takeParked(c: Connection, x: Comparison, end: u32): void {
+  const chain = parkedFlight(c);
+  while (before(digestEnd(x), end)) {
+    const start = digestEnd(x);
+    const part = seek(chain, start, end - start);
+    if (!part) return;
+    takeOutput(c, x, placeOf(chain, start), part);
+  }
+}
+
+/** True when there is a digest that ours has yet to match. */
+function hasMark(x: Comparison): bool {
+  return x.markCount != 0 || x.point == Point.Ahead;
+}
+
+/** True when the next of them is the Point's. */
+function isPointNext(x: Comparison): bool {
+  return x.point == Point.Ahead && (!x.markCount || !after(x.cutOut, markSeq(x)));
+}
+
+/** Where the next of them stands; there must be one. */
+function nextMark(x: Comparison): u32 {
+  return isPointNext(x) ? x.cutOut : markSeq(x);
 }
 
 /**
@@ -187,29 +221,32 @@ function compareParked(c: Connection, x: Comparison): void {
  */
 export function compareOutput(c: Connection, seq: u32, from: usize, length: u32): bool {
   const x = comparisonOf(c);
-  while (x.markCount) {
-    const mark = markSeq(x);
-    const start = digestEnd(c, x);
+  while (hasMark(x)) {
+    const mark = nextMark(x);
+    const start = digestEnd(x);
     const end = earlier(mark, seq + length);
-    if (!before(start, end)) return true;
-    extendDigest(x, from + (start - seq), end - start);
-    if (end == mark && !check(c, x)) return false;
+    if (before(start, end)) takeOutput(c, x, from + (start - seq), end - start);
+    if (digestEnd(x) != mark) return true;
+    if (!check(c, x)) return false;
   }
   return true;
 }
 
 /** True when nothing before `seq` has to be seen again to be compared. */
 export function isDigested(c: Connection, seq: u32): bool {
-  return !after(seq, digestEnd(c, comparisonOf(c)));
+  return !after(seq, digestEnd(comparisonOf(c)));
 }
 
 /** Our digest has come to the first mark. */
 function check(c: Connection, x: Comparison): bool {
-  const seq = markSeq(x);
-  if (takeMark(x) != digestValue(x)) {
+  const seq = nextMark(x);
+  const isPoint = isPointNext(x);
+  if (!(isPoint ? passPoint(x) : takeMark(x) == digestValue(x))) {
     diverge(c, seq);
     return false;
   }
+  // The primary waits for that to cut its log.
+  if (isPoint && state().role == Role.Standby) markDirty(c);
   x.sameAt = seq;
   settleProof(c, x);
   return true;
@@ -301,8 +338,7 @@ export function isParking(c: Connection): bool {
 export function digestParked(c: Connection): void {
   if (!has(c, Flag.Digested) || has(c, Flag.Unproven)) return;
   const x = comparisonOf(c);
-  const start = digestEnd(c, x);
-  if (before(start, c.parkEnd)) digestChain(parkedFlight(c), start, c.parkEnd - start, x);
+  takeParked(c, x, c.parkEnd);
 }
 
 /** Primary to standby: what our server has written by now is for the new primary to compare. */
@@ -313,9 +349,11 @@ export function yieldOutput(c: Connection): void {
     return;
   }
   const x = comparisonOf(c);
-  x.toldAt = digestEnd(c, x);
+  x.toldAt = digestEnd(x);
   x.sameAt = x.toldAt;
   x.markCount = 0;
+  // The new primary waits for our word that we have come there.
+  if (x.point != Point.None) markDirty(c);
 }
 
 /**

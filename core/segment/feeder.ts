@@ -61,6 +61,7 @@ import { clear, read, trim } from "../stream/chain";
 import { clearRanges, cover } from "../stream/ranges";
 import { CloseHow, writeClose, writeDiverged, writeFail } from "../records";
 import { checkUnproven, digestParked, provenEnd, resetClient, unprovenAfter } from "./comparing";
+import { settlePoint } from "./cutting";
 import { settleEnd } from "./ending";
 import { endIfOver, speakFor } from "./takeover";
 import { settleJoin } from "./telling";
@@ -282,6 +283,7 @@ export function pump(c: Connection): void {
       if (!isStored(c)) clear(inputLog(c));
       clear(parkedFlight(c));
       if (c.phase < Phase.Closed) stopTimer(c);
+      if (s.hint) settlePoint(c);
     }
     return;
   }

@@ -42,6 +42,7 @@ import {
   stopTimer,
 } from "../flow/lifecycle";
 import { digestAhead, startOver } from "./comparing";
+import { settleLastPoint } from "./cutting";
 import { refuse, sendFin, sendReset } from "./ending";
 import { hasServersFin } from "./takeover";
 import { hasRoom, resetServer, sendSyn } from "./output";
@@ -77,6 +78,7 @@ export function detach(): bool {
 
 /** The record of a connection leaves its server. */
 export function leave(c: Connection): void {
+  const s = state();
   // One that is to be reset needs no other server.
   if (has(c, Flag.Diverged)) return;
   if (c.phase == Phase.Free || !has(c, Flag.Logged)) {
@@ -85,6 +87,7 @@ export function leave(c: Connection): void {
     return;
   }
   if (isAccepted(c)) {
+    if (s.hint) settleLastPoint(c);
     startOver(c);
     c.outShown = shownOctets(c);
     resetServer(c);
@@ -104,7 +107,7 @@ export function leave(c: Connection): void {
 /** Octets of output up to sndShown. */
 export function shownOctets(c: Connection): u64 {
   if (!isAccepted(c)) return c.outShown;
-  return c.bytesOut + c.ahead + <u64> <i64> <i32> (c.sndShown - c.sndNxt);
+  return c.bytesOut - c.bytesCut + c.ahead + <u64> <i64> <i32> (c.sndShown - c.sndNxt);
 }
 
 /** Makes the record ready for a new server, which knows nothing of the connection yet. */
@@ -123,6 +126,7 @@ export function arm(c: Connection): void {
   c.legEdge = c.logFrom;
   c.sndNxt = later(c.sndShown, c.cliAck);
   c.bytesOut = 0;
+  c.bytesCut = 0;
   c.ahead = 0;
   c.tsDelta = 0;
   parkFrom(c, c.sndNxt);

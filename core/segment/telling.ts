@@ -174,6 +174,17 @@ export function tellAgain(below: u32, octets: u32): bool {
   return false;
 }
 
+/**
+ * The connection that is being told of was cut (cutting.ts): who knows only what was told of it so far forgets it,
+ * and is told of it from where it begins now. The body must have room.
+ */
+export function tellAnew(c: Connection): void {
+  const s = state();
+  writeAgain(c);
+  s.tellSegment = s.segment;
+  s.tellSeq = c.irs + 1;
+}
+
 /** From here on the standby is told what the client says. */
 function follow(c: Connection): void {
   c.flags |= Flag.Hot;

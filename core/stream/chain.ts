@@ -12,7 +12,6 @@
  */
 import { BLOCK } from "../limits";
 import { state } from "../state";
-import { Digest, extendDigest } from "./digest";
 
 /** A chain, embedded in the connection record. */
 @unmanaged
@@ -128,26 +127,20 @@ export function read(chain: Chain, seq: u32, to: usize, length: u32): void {
   while (length) {
     const part = seek(chain, seq, length);
     if (!part) return;
-    memory.copy(to, octets(chain.cursor) + (seq - chain.cursorSeq), part);
+    memory.copy(to, placeOf(chain, seq), part);
     to += part;
     seq += part;
     length -= part;
   }
 }
 
-/** Gives `length` octets from `seq` on to a digest; they must have been written. */
-export function digestChain(chain: Chain, seq: u32, length: u32, digest: Digest): void {
-  while (length) {
-    const part = seek(chain, seq, length);
-    if (!part) return;
-    extendDigest(digest, octets(chain.cursor) + (seq - chain.cursorSeq), part);
-    seq += part;
-    length -= part;
-  }
+/** Where the octet at `seq` lies, after `seek()` to it. */
+export function placeOf(chain: Chain, seq: u32): usize {
+  return octets(chain.cursor) + (seq - chain.cursorSeq);
 }
 
-/** Moves the cursor to the block of `seq`; returns how many of `length` octets are in it. */
-function seek(chain: Chain, seq: u32, length: u32): u32 {
+/** Moves the cursor to the block of `seq`; returns how many of `length` octets are in it, 0 when there is none. */
+export function seek(chain: Chain, seq: u32, length: u32): u32 {
   if (!chain.cursor || <i32> (seq - chain.cursorSeq) < 0) {
     chain.cursor = chain.head;
     chain.cursorSeq = chain.seq;

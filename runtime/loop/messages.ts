@@ -61,6 +61,8 @@ export interface LoopServiceOptions {
   logLimit: number;
   /** Hot mode: what is kept of a client's stream for a standby that comes later, octets. */
   rejoinLimit: number;
+  /** What both streams of a connection are. */
+  hint: "none" | "http/1.1";
   /** Memory of its packet core, MiB. */
   memoryMiB: number;
   /** Connections that are followed at one time. */
@@ -190,6 +192,8 @@ export interface LoopConnection {
   protection: "hot" | "log" | "unprotected";
   /** Why it is not protected; null when it is. */
   reason: string | null;
+  /** What else there is to know of its protection; null for nothing. */
+  note: string | null;
   /** Octets from the client. */
   bytesIn: number;
   /** Octets to the client. */

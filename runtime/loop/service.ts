@@ -180,6 +180,7 @@ export class Service {
     wasm.setJudgement(options.finWaitMs);
     if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
     if (options.log === null && loop.peers.length > 0) wasm.setKeep(options.rejoinLimit);
+    wasm.setHint(options.hint === "http/1.1" ? 1 : 0);
     // In log mode there is one server, and nothing to compare it with.
     wasm.setLag(options.lagBytes, options.log === null ? options.lagTimeMs : 0);
     wasm.setMssMax(this.mssFor(options.mtu));

@@ -41,6 +41,9 @@ const STANDBY_NOT_READY = "the standby's server or network card has failed";
 const STANDBY_HEARS_NOTHING =
   "the standby has not heard this host in time, and the arbiter keeps it from taking over";
 
+/** What people are told of one whose log is not cut, though there is a hint (core/segment/cutting.ts). */
+const NOT_AS_HINTED = "its streams are not what hint says, so all of its log is kept";
+
 /** Milliseconds since 1970 of a time of `performance.now()`. */
 export function wallMs(ms: number): number {
   return performance.timeOrigin + ms;
@@ -136,6 +139,7 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
         : followed === "hot"
         ? replica.hasSuccessor ? STANDBY_NOT_READY : STANDBY_HEARS_NOTHING
         : REASONS[u32("reason")] ?? null,
+      note: (u32("flags") & RecordFlag.uncut) !== 0 ? NOT_AS_HINTED : null,
       bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
       bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
       ageMs: (now - u32("openedAt")) >>> 0,

@@ -103,6 +103,7 @@ const FULL_CONFIG: Config = {
     lagTimeMs: 2000,
     logLimitBytes: 8 << 20,
     rejoinLimitBytes: 64 << 10,
+    hint: "none",
     log: { store: "memory", limitBytes: 64 << 20, full: "unprotect" },
     memoryBytes: 256 << 20,
     maxConnections: 65536,
@@ -367,6 +368,9 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alon
     ["log = {}", /log: found a table, allowed: only beside mode = "log"/],
     ['mode = "log"\nlog_limit = "1MiB"', /log_limit: .* only beside mode = "hot"/],
     ['mode = "log"\nrejoin_limit = "1MiB"', /rejoin_limit: .* only beside mode = "hot"/],
+    ['hint = "http/1.1"\ndivergence = "ignore"', /hint: .* divergence = "ignore", /],
+    ['hint = "http/1.1"\nrejoin_limit = "0B"', /hint: .* rejoin_limit = "0B", /],
+    ['hint = "http/2"', /hint: found "http\/2", allowed: "none" or "http\/1.1"/],
   ];
   for (const [lines, expected] of refused) match(problemsOf(text(lines)).join("\n"), expected);
   const disk = 'mode = "log"\nlog = { store = "disk" }';

@@ -71,6 +71,7 @@ const CONNECTIONS: ConnectionInfo[] = [{
   state: "established",
   protection: "hot",
   reason: null,
+  note: null,
   bytesIn: 1,
   bytesOut: 2,
   ageMs: 3,

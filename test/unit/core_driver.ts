@@ -45,6 +45,8 @@ export const RecordType = {
   report: 5,
   fail: 6,
   raw: 7,
+  mark: 8,
+  cut: 9,
 } as const;
 
 /** How a record went, `CloseHow` in core/records.ts. */
@@ -453,6 +455,34 @@ export function encodeFail(index: number, reason: number, generation = 1): Uint8
   );
 }
 
+/** A MARK record: an answer ends before `output`, its request before `input`, and `digest` of the output up to there. */
+export function encodeMark(
+  index: number,
+  [input, output]: [number, number],
+  digest: bigint,
+  generation = 1,
+): Uint8Array {
+  const view = record(RecordType.mark, 24, { index, generation });
+  view.setUint32(8, input, true);
+  view.setUint32(12, output, true);
+  view.setBigUint64(16, digest, true);
+  return new Uint8Array(view.buffer);
+}
+
+/** A CUT record: the log is cut there; `shown` is the highest octet sent to the client. */
+export function encodeCut(
+  index: number,
+  [input, output]: [number, number],
+  shown: number,
+  generation = 1,
+): Uint8Array {
+  const view = record(RecordType.cut, 20, { index, generation });
+  view.setUint32(8, input, true);
+  view.setUint32(12, output, true);
+  view.setUint32(16, shown, true);
+  return new Uint8Array(view.buffer);
+}
+
 /** A record taken apart. */
 export interface DecodedRecord {
   /** `RecordType`. */
@@ -472,7 +502,17 @@ export interface DecodedRecord {
 /** The records of a body. */
 export function decodeRecords(body: Uint8Array): DecodedRecord[] {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-  const sizes: Record<number, number> = { 1: 64, 2: 16, 3: 56, 4: 12, 5: 28, 6: 20, 7: 12 };
+  const sizes: Record<number, number> = {
+    1: 64,
+    2: 16,
+    3: 56,
+    4: 12,
+    5: 28,
+    6: 20,
+    7: 12,
+    8: 24,
+    9: 20,
+  };
   const records: DecodedRecord[] = [];
   for (let at = 0; at < body.length;) {
     const type = body[at];

@@ -15,8 +15,10 @@ import {
   CloseHow,
   Driver,
   encodeClose,
+  encodeCut,
   encodeData,
   encodeFail,
+  encodeMark,
   encodeOpen,
   encodeProgress,
   encodeReport,
@@ -30,12 +32,14 @@ import { clientPortOf, type Endpoint } from "./endpoint.ts";
 import { damaged, type Moment, packetsFor, Pair, shortened } from "./hostile.ts";
 import { type Host, Replicas } from "./replicas.ts";
 import { pick, randomOctets, rounds, seededTest } from "./seeded.ts";
-import { buildOptions, buildPacket, parsePacket, TcpFlag } from "./twin.ts";
+import { buildOptions, buildPacket, digestOf, parsePacket, TcpFlag } from "./twin.ts";
 
 const KEPT_SEEDS = [1, 560510110, 2882343476];
 const FAMILIES = [4, 6] as const;
 const VICTIMS = 3;
 const FIRST_PORT = 20000;
+/** Of no octets: emptyValue() of core/stream/digest.ts. */
+const EMPTY_DIGEST = digestOf(new Uint8Array());
 const IRS = 0xffffff00;
 const ISS = 0xfffffff0;
 /** ISS of the local server where somebody else spoke first. */
@@ -59,6 +63,8 @@ function rig(family: 4 | 6, role: RigRole, commit: "strict" | "ack" = "strict"):
     if (speaks) wasm.promote(0);
     else wasm.setRole(1);
     wasm.setPeerLogLimit(1 << 16);
+    wasm.setKeep(1 << 14);
+    wasm.setHint(1);
     if (role === "primary") wasm.standbyJoined(1 << 16);
   });
   const moments = Array.from({ length: VICTIMS }, (_, index) => {
@@ -284,6 +290,17 @@ function randomRecord(random: Random, moments: readonly Moment[]): Uint8Array {
         generation,
       }),
     () => encodeFail(index, random.integer(256), generation),
+    () => {
+      // Most of them at the same place, so that the one that cuts fits the one that marks.
+      const place: [number, number] = [
+        IRS + 1 + pick(random, [0, 700, random.integer(4000)]),
+        ISS + 1,
+      ];
+      const shown = random.next() < 0.7 ? ISS + 1 : ack;
+      const at = place.map((number) => number >>> 0) as [number, number];
+      const mark = encodeMark(index, at, random.next() < 0.8 ? 0n : EMPTY_DIGEST, generation);
+      return pick(random, [mark, encodeCut(index, at, shown >>> 0, generation)]);
+    },
     () => encodeClose(index, pick(random, [CloseHow.normal, CloseHow.dropped, 99]), generation),
     () =>
       encodeOpen(index, openOf({ client: clientAddress, irs: seq, iss: ack, scale: [20, 255] })),
@@ -354,6 +371,8 @@ Deno.test("every truncation of a body is refused where it is cut, and never read
     encodeReport(0, IRS + 1, IRS + 100),
     encodeFail(9, 1),
     raw(packetsFor({ family: 4, port: 1, client: [0, 0], server: [0, 0] }).net[0]),
+    encodeMark(0, [IRS + 2, ISS + 1], 0n),
+    encodeCut(0, [IRS + 2, ISS + 1], ISS + 1),
     encodeClose(1, CloseHow.dropped),
   ];
   for (const role of ROLES) {

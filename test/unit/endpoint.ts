@@ -132,6 +132,11 @@ export class Endpoint {
     return this.#closing && this.#una >= this.#outLength;
   }
 
+  /** The other side's first sequence number. */
+  get irs(): number {
+    return this.#irs;
+  }
+
   /** RCV.NXT. */
   get rcvNxt(): number {
     return (this.#irs + 1 + this.#got) >>> 0;

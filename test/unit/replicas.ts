@@ -80,6 +80,8 @@ export interface ReplicasOptions {
   logLimit?: number;
   /** Hot mode: octets of each connection that are kept for a standby that comes later; default 0. */
   keep?: number;
+  /** Both streams of a connection are HTTP/1.1: the log is cut. */
+  hint?: boolean;
   /** What becomes of a packet on the clients' wire: copies that arrive, and after how many steps. */
   fate?: () => number[];
   /** First sequence number and timestamp of the next server's end. */
@@ -414,6 +416,7 @@ export class Replicas {
     });
     if (log !== undefined) driver.core.wasm.setLogMode(log.holds ? 1 : 0);
     driver.core.wasm.setKeep(this.#options.keep ?? 0);
+    driver.core.wasm.setHint(this.#options.hint === true ? 1 : 0);
     const fresh = { applied: 0, kept: 0, lag: 0, down: false, keepers: new Keepers() };
     return { driver, disk, servers: new Map(), inbox: [], answers: [], ...fresh };
   }

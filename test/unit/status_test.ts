@@ -83,6 +83,7 @@ const CONNECTION: ConnectionInfo = {
   state: "established",
   protection: "hot",
   reason: null,
+  note: null,
   bytesIn: 117,
   bytesOut: 1_572_864,
   ageMs: 61_000,
