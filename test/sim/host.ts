@@ -71,6 +71,8 @@ const PROBE_EVERY_MS = 50;
 const MTU = 1500;
 const LOG_LIMIT = 1 << 18;
 const REJOIN_LIMIT = 1 << 18;
+/** The same where logs are cut: less than most connections say. */
+const HINTED_LIMIT = 1 << 15;
 const TELL_OCTETS = 128 << 10;
 const CAPACITY = 64;
 const MEMORY_MIB = 48;
@@ -107,6 +109,8 @@ export interface HostOptions {
   arbiter: ArbiterTimes;
   /** Links between the two. */
   links: number;
+  /** Both streams of a connection are HTTP/1.1, and little is kept of each. */
+  hint: boolean;
   /** The rule it breaks. */
   mutant: Mutant | null;
 }
@@ -250,7 +254,7 @@ export class SimHost {
 
   /** DataLoop's and Service's constructors: a new life with nothing but the stored epoch. */
   start({ incarnation, beatSeq }: { incarnation: number; beatSeq: number }): void {
-    const { heartbeatMs, detect, commit, arbiter, links } = this.#options;
+    const { heartbeatMs, detect, commit, arbiter, links, hint } = this.#options;
     this.life++;
     this.isUp = true;
     this.#incarnation = incarnation;
@@ -265,7 +269,8 @@ export class SimHost {
       logLimit: LOG_LIMIT,
       refuseUnprotectable: false,
     });
-    this.core.wasm.setKeep(REJOIN_LIMIT);
+    this.core.wasm.setKeep(hint ? HINTED_LIMIT : REJOIN_LIMIT);
+    this.core.wasm.setHint(hint ? 1 : 0);
     this.core.wasm.setBase(0, 0);
     this.core.wasm.setMssMax(MTU - 40);
     const nowMs = this.clock();

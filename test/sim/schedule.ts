@@ -41,10 +41,10 @@ const STEPS = [
   "written!",
 ] as const;
 
-/** Runs the schedule of `seed`. */
-export function runSchedule(seed: number, mutant: Mutant | null = null): Outcome {
+/** Runs the schedule of `seed`; with `hint` some clients ask over HTTP/1.1, and their logs are cut. */
+export function runSchedule(seed: number, mutant: Mutant | null = null, hint = false): Outcome {
   const random = new Random(seed);
-  const world = new World(random.seed(), mutant);
+  const world = new World(random.seed(), mutant, hint);
   try {
     play(world, random);
     return world.outcome(null);
@@ -91,12 +91,13 @@ function play(world: World, random: Random): void {
 }
 
 function openClient(world: World, random: Random): void {
-  const kind = (["download", "upload", "echo"] as const)[random.integer(3)];
+  const echo = world.hint ? "ask" : "echo";
+  const kind = (["download", "upload", echo] as const)[random.integer(3)];
   world.open({
     port: world.nextPort,
     kind,
     size: 1 + Math.floor(random.next() ** 3 * 60_000),
-    pieces: 1 + random.integer(12),
+    pieces: (1 + random.integer(12)) * (kind === "ask" ? 4 : 1),
     pauseMs: random.next() ** 2 * 400,
   }, {
     window: 1500 + random.integer(60_000),

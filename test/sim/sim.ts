@@ -1,7 +1,8 @@
 /**
  * sim.ts - the command `deno task sim`: play random schedules until many fail or time is up
  *
- * Usage: deno task sim [--seed N] [--minutes M] [--schedules K]
+ * Usage: deno task sim [--hint] [--seed N] [--minutes M] [--schedules K]
+ *   --hint         some clients ask over HTTP/1.1, and their logs are cut between requests
  *   --seed N       play schedule N alone, or with --schedules the K that follow from it
  *   --minutes M    go on with fresh ones for so long
  *   --schedules K  play so many (200 if nothing is given)
@@ -17,12 +18,13 @@ const SCHEDULES = 200;
 const SEED_MAX = 0xffffffff;
 /** A run ends after so many schedules that failed. */
 const FAILURES_MAX = 5;
-const USAGE = "usage: deno task sim [--seed N] [--minutes M] [--schedules K]";
+const USAGE = "usage: deno task sim [--hint] [--seed N] [--minutes M] [--schedules K]";
 
 const encoder = new TextEncoder();
 
 /** Numbers of the command line; null for those not given. */
 interface Wish {
+  hint: boolean;
   seed: number | null;
   minutes: number | null;
   schedules: number | null;
@@ -33,12 +35,13 @@ function readWish(args: string[]): Wish {
   const { values } = parseArgs({
     args,
     options: {
+      hint: { type: "boolean", default: false },
       seed: { type: "string" },
       minutes: { type: "string" },
       schedules: { type: "string" },
     },
   });
-  const number = (name: keyof Wish, most: number, isWhole: boolean) => {
+  const number = (name: "seed" | "minutes" | "schedules", most: number, isWhole: boolean) => {
     const text = values[name];
     if (text === undefined) return null;
     const value = Number(text);
@@ -50,6 +53,7 @@ function readWish(args: string[]): Wish {
     );
   };
   return {
+    hint: values.hint,
     seed: number("seed", SEED_MAX, true),
     minutes: number("minutes", 10_000, false),
     schedules: number("schedules", 1e9, true),
@@ -64,7 +68,7 @@ function main(args: string[]): number {
     console.error(`${(error as Error).message}\n${USAGE}`);
     return 2;
   }
-  const { minutes } = wish;
+  const { minutes, hint } = wish;
   const alone = wish.seed !== null && wish.schedules === null && minutes === null;
   const most = alone ? 1 : wish.schedules ?? (minutes === null ? SCHEDULES : Infinity);
   const first = wish.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
@@ -76,10 +80,12 @@ function main(args: string[]): number {
   const failed: number[] = [];
   while (sums.schedules < most && failed.length < FAILURES_MAX && performance.now() < endMs) {
     const seed = alone ? first : seeds.seed();
-    const { violation, trace, digest, takeovers, done, lost } = runSchedule(seed);
+    const { violation, trace, digest, takeovers, done, lost } = runSchedule(seed, null, hint);
     if (violation !== null) {
       console.error(trace.join("\n"));
-      console.error(`\n${violation.stack}\n\nrepeat it: deno task sim --seed ${seed}`);
+      console.error(
+        `\n${violation.stack}\n\nrepeat it: deno task sim ${hint ? "--hint " : ""}--seed ${seed}`,
+      );
       failed.push(seed);
     }
     if (alone) console.log(`digest ${digest}`);

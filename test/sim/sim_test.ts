@@ -43,11 +43,12 @@ function schedules(): number {
 const isQuick = schedules() < QUICK_BELOW;
 const fresh = Math.ceil(schedules() * FRESH_SHARE);
 
-function expectToHold(seed: number): number {
-  const { violation, trace, takeovers } = runSchedule(seed);
+function expectToHold(seed: number, hint = false): number {
+  const { violation, trace, takeovers } = runSchedule(seed, null, hint);
   if (violation === null) return takeovers;
   console.log(trace.join("\n"));
-  throw new Error(`repeat it: deno task sim --seed ${seed}`, { cause: violation });
+  const repeat = `deno task sim ${hint ? "--hint " : ""}--seed ${seed}`;
+  throw new Error(`repeat it: ${repeat}`, { cause: violation });
 }
 
 Deno.test("a seed repeats a schedule to the last packet", () => {
@@ -76,6 +77,13 @@ Deno.test("fresh schedules hold", () => {
   console.log(`seed ${first}  ->  deno task sim --seed ${first} --schedules ${fresh}`);
   const seeds = new Random(first);
   for (let i = 0; i < fresh; i++) expectToHold(seeds.seed());
+});
+
+Deno.test("fresh schedules hold where logs are cut between requests", () => {
+  const first = crypto.getRandomValues(new Uint32Array(1))[0];
+  console.log(`seed ${first}  ->  deno task sim --hint --seed ${first} --schedules ${fresh}`);
+  const seeds = new Random(first);
+  for (let i = 0; i < fresh; i++) expectToHold(seeds.seed(), true);
 });
 
 for (const [mutant, checks] of Object.entries(FOUND_BY) as [Mutant, string[]][]) {

@@ -8,6 +8,7 @@
  *   download   8 octets ask, `size` octets answer, the server ends
  *   upload     `size` octets in pieces, the client ends, 8 octets sum them up, the server ends
  *   echo       each piece comes back; the client ends, then the server
+ *   ask        HTTP/1.1: each of `pieces` requests is answered by itself; the client ends, then the server
  *
  * The kernels' TCP is test/unit/endpoint.ts; its retransmission timer is here (RFC 6298: 200 ms as in
  * Linux, doubled; 2 s at most, so that simulated outages need not be waited out for minutes).
@@ -27,7 +28,7 @@ export interface Plan {
   /** Client's port; connections are known by it. */
   port: number;
   /** What it is for. */
-  kind: "download" | "upload" | "echo";
+  kind: "download" | "upload" | "echo" | "ask";
   /** Octets of the long direction. */
   size: number;
   /** Pieces the client writes. */
@@ -41,8 +42,36 @@ function octet(port: number, at: number): number {
   return (Math.imul(at + port, 0x9e3779b1) >>> 23) & 0xff;
 }
 
+/** The requests of one that asks, and where each answer comes from: its path. */
+function requestsOf({ pieces, size }: Plan): string[] {
+  const body = "b".repeat(Math.floor(size / pieces));
+  return Array.from({ length: pieces }, (_, i) => {
+    const head = `POST /${i} HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n`;
+    return head + body;
+  });
+}
+
+/** The answer to the request with this path. */
+function answerTo(port: number, path: number): Uint8Array {
+  const body = octets(port ^ path, (Math.imul(path + 1, port) >>> 3) % 3000);
+  const head = `HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n`;
+  return joined([new TextEncoder().encode(head), body]);
+}
+
+function joined(parts: Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
 /** What the client writes. */
-function inputOf({ port, kind, size }: Plan): Uint8Array {
+function inputOf(plan: Plan): Uint8Array {
+  const { port, kind, size } = plan;
+  if (kind === "ask") return new TextEncoder().encode(requestsOf(plan).join(""));
   const length = kind === "download" ? ASK_OCTETS : size;
   return octets(port, length);
 }
@@ -54,7 +83,18 @@ function octets(port: number, length: number): Uint8Array {
 }
 
 /** How much a server can have said that has read so much; Infinity: all, and its end. */
-export function mostSaid({ kind, size }: Plan, read: number): number {
+export function mostSaid(plan: Plan, read: number): number {
+  const { port, kind, size } = plan;
+  if (kind === "ask") {
+    const requests = requestsOf(plan);
+    let said = 0;
+    for (let i = 0, end = 0; i < requests.length; i++) {
+      end += requests[i].length;
+      if (end > read) return said;
+      said += answerTo(port, i).length;
+    }
+    return read > requests.join("").length ? Infinity : said;
+  }
   if (kind === "download") return read >= ASK_OCTETS ? Infinity : 0;
   if (kind === "echo") return read > size ? Infinity : read;
   return read > size ? Infinity : 0;
@@ -125,7 +165,20 @@ export function runProgram(server: Socket, { plan, expected }: Client, twist = 0
   const { endpoint } = server;
   const said = twist === 0 ? expected : expected.map((each) => each ^ twist);
   let read = 0;
+  let text = "";
   endpoint.onOctets = (octets) => {
+    if (plan.kind === "ask") {
+      // It may begin with any of the requests: what came before was cut.
+      text += new TextDecoder().decode(octets);
+      const request = /^POST \/(\d+) .*\r\n.*\r\nContent-Length: (\d+)\r\n\r\n/;
+      for (let found = request.exec(text); found !== null; found = request.exec(text)) {
+        const end = found[0].length + Number(found[2]);
+        if (text.length < end) break;
+        endpoint.write(answerTo(plan.port, Number(found[1])).map((each) => each ^ twist));
+        text = text.slice(end);
+      }
+      return;
+    }
     const before = read;
     read += octets.length;
     if (plan.kind === "echo") endpoint.write(said.subarray(before, read));
@@ -146,6 +199,8 @@ export class Client {
   readonly plan: Plan;
   /** Its kernel's end. */
   readonly socket: Socket;
+  /** Its first sequence number. */
+  readonly iss: number;
   /** What it writes. */
   readonly input: Uint8Array;
   /** What it must read. */
@@ -158,14 +213,17 @@ export class Client {
   done = false;
 
   /** Prepares a connection. */
-  constructor(plan: Plan, socket: Socket) {
+  constructor(plan: Plan, socket: Socket, iss: number) {
     this.plan = plan;
     this.socket = socket;
+    this.iss = iss;
     this.input = inputOf(plan);
     this.expected = plan.kind === "download"
       ? octets(~plan.port, plan.size)
       : plan.kind === "echo"
       ? this.input
+      : plan.kind === "ask"
+      ? joined(requestsOf(plan).map((_, i) => answerTo(plan.port, i)))
       : sumUp(this.input);
   }
 

@@ -126,7 +126,7 @@ export class World implements Surroundings, Path, Scene {
   #hash = 0x811c9dc5;
 
   /** Makes a world in which both hosts have just started. */
-  constructor(seed: number, mutant: Mutant | null = null) {
+  constructor(seed: number, mutant: Mutant | null = null, readonly hint = false) {
     this.random = new Random(seed);
     this.#mutant = mutant;
     const links = 1 + this.random.integer(2);
@@ -138,6 +138,7 @@ export class World implements Surroundings, Path, Scene {
       arbiter: { answerMs: 1000, grantMs: 400, patienceMs: 0 },
       links,
       mutant,
+      hint,
     } as const;
     const trueMs = () => this.clock.nowMs;
     this.hosts = [
@@ -405,13 +406,14 @@ export class World implements Surroundings, Path, Scene {
 
   /** A client begins. */
   open(plan: Plan, options: { window: number; scale: number | null; stamps: boolean }): void {
+    const iss = this.random.seed();
     const socket = new Socket(
       {
         local: CLIENT_V4,
         localPort: plan.port,
         remote: SERVICE_V4,
         remotePort: PORT,
-        iss: this.random.seed(),
+        iss,
         scale: options.scale,
         window: options.window,
         stampOffset: options.stamps ? this.random.seed() : null,
@@ -424,7 +426,7 @@ export class World implements Surroundings, Path, Scene {
       this.clock,
       (packet) => this.#toService(packet),
     );
-    const client = new Client(plan, socket);
+    const client = new Client(plan, socket, iss);
     this.clients.set(plan.port, client);
     client.start(this.clock);
   }
@@ -458,9 +460,10 @@ export class World implements Surroundings, Path, Scene {
     if ((parsed.flags & TcpFlag.rst) === 0) {
       const record = host.records().find((each) => each.port === port);
       if (record !== undefined) {
-        const first = (record.field("iss") + 1) >>> 0;
+        const known = this.told.get(port);
+        const first = known?.first ?? (record.field("iss") + 1) >>> 0;
         const said = Math.max(0, ((parsed.seq - first) | 0) + parsed.payload.length + fin);
-        const told = this.told.get(port) ?? { ack: parsed.ack, said: 0 };
+        const told = known ?? { ack: parsed.ack, said: 0, first };
         if (((parsed.ack - told.ack) | 0) > 0) told.ack = parsed.ack;
         told.said = Math.max(told.said, said);
         this.told.set(port, told);

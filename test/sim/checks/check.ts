@@ -47,6 +47,8 @@ export interface Told {
   ack: number;
   /** Octets of the answer, its end counted as one. */
   said: number;
+  /** Number of the answer's first octet. */
+  first: number;
 }
 
 /** A checker; each method is called when it happens. */

@@ -37,7 +37,7 @@ export class OutputCommit implements Check {
         const lacks = `${(ack - rcvNxt) >>> 0} octets that were acknowledged to client ${port}`;
         throw new Violation(this.name, `${who} and lacks ${lacks}`);
       }
-      const read = (rcvNxt - record.field("irs") - 1) >>> 0;
+      const read = (rcvNxt - client.iss - 1) >>> 0;
       if (this.#scene.commit === "strict" && said > mostSaid(client.plan, read)) {
         const what = `client ${port} was told ${said} octets, its input is known up to ${read}`;
         throw new Violation(this.name, `${who}: ${what}`);
