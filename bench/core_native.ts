@@ -15,6 +15,8 @@ const FLAGS = ["-O3", "-shared", "-fPIC"];
 const SYMBOLS = {
   twin_base: { parameters: ["buffer"], result: "void" },
   twin_sum: { parameters: ["u32", "u32"], result: "u32" },
+  twin_digest: { parameters: ["u32", "u32"], result: "u64" },
+  twin_log: { parameters: ["u32", "u32", "u32", "u32", "u32"], result: "u32" },
   twin_table: { parameters: ["u32"], result: "u32" },
   twin_insert: { parameters: ["u32", "u32", "u32", "u32", "u32", "u32"], result: "void" },
   twin_find: { parameters: ["u32", "u32"], result: "u32" },

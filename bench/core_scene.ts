@@ -48,6 +48,8 @@ const [IRS, ISS, SERVER_ISS] = [1000, 500_000, 0x9000_0000];
 const [CLIENT_STAMP, SHOWN_STAMP, SERVER_STAMP] = [70_000, 3_000_000, 9_000_000];
 const CLIENT_PORT = 40_000;
 const MSS = 1448;
+/** Octets of a segment that stands for many. */
+const SUPER_OCTETS = 61_440;
 
 /** Which segment is translated. */
 export interface Mix {
@@ -67,45 +69,37 @@ export interface Mix {
   checksum: ChecksumMode;
 }
 
-/** The mixes that are measured. */
-export const MIXES: readonly Mix[] = [
-  mix("ACK, no options", {}),
-  mix("ACK, timestamps", { stamps: true }),
-  mix("ACK, timestamps, 3 SACK blocks", { stamps: true, sackBlocks: 3 }),
-  mix("ACK, timestamps, checksum repaired", { stamps: true, checksum: "full" }),
-  mix("ACK, timestamps, 3 SACK blocks, checksum repaired", {
-    stamps: true,
-    sackBlocks: 3,
-    checksum: "full",
-  }),
-  mix("IPv6 ACK, timestamps", { family: 6, stamps: true }),
-  mix("1448 octets, timestamps", { from: "server", stamps: true, octets: MSS }),
-  mix("1448 octets, timestamps, checksum repaired", {
-    from: "server",
-    stamps: true,
-    octets: MSS,
-    checksum: "full",
-  }),
-  mix("super-segment 61440, timestamps", { from: "server", stamps: true, octets: 61_440 }),
-  mix("IPv6 super-segment 61440, timestamps", {
-    family: 6,
-    from: "server",
-    stamps: true,
-    octets: 61_440,
-  }),
-];
+/** Who sums a segment up: whoever has no help sums all of it, so it must be repaired. */
+const CHECKSUMS: readonly ChecksumMode[] = ["partial", "full"];
 
-function mix(name: string, fields: Partial<Mix>): Mix {
-  return {
-    name,
-    family: 4,
-    from: "client",
-    stamps: false,
-    sackBlocks: 0,
-    octets: 0,
-    checksum: "partial",
-    ...fields,
-  };
+/** The mixes that are measured: ACKs of a client, then segments of a server, one or many (GSO). */
+export const MIXES: readonly Mix[] = ([4, 6] as const).flatMap((family) => [
+  ...[false, true].flatMap((stamps) =>
+    [0, 3].flatMap((sackBlocks) =>
+      CHECKSUMS.map((checksum) => mix({ family, stamps, sackBlocks, checksum }))
+    )
+  ),
+  ...[false, true].flatMap((stamps) => [
+    ...CHECKSUMS.map((checksum) => mix({ family, from: "server", stamps, octets: MSS, checksum })),
+    // A super-segment is always summed up by who sends it on.
+    mix({ family, from: "server", stamps, octets: SUPER_OCTETS }),
+  ]),
+]);
+
+function mix(fields: Partial<Mix>): Mix {
+  const { family = 4, from = "client", stamps = false } = fields;
+  const { sackBlocks = 0, octets = 0, checksum = "partial" } = fields;
+  const kind = octets === 0 ? "ACK" : octets > MSS ? `super-segment ${octets}` : `${octets} octets`;
+  const options = [
+    ...(stamps ? ["timestamps"] : []),
+    ...(sackBlocks > 0 ? [`${sackBlocks} SACK blocks`] : []),
+  ];
+  const words = [
+    `${family === 6 ? "IPv6 " : ""}${kind}`,
+    ...(options.length === 0 ? ["no options"] : options),
+    ...(checksum === "full" ? ["checksum repaired"] : []),
+  ];
+  return { name: words.join(", "), family, from, stamps, sackBlocks, octets, checksum };
 }
 
 /** A primary that has taken one connection over. */
@@ -265,21 +259,32 @@ function segmentOf(mix: Mix): Uint8Array {
   );
 }
 
+/** Octets after which the primary tells how far the client is. */
+const UNTOLD_MAX = 2 ** 29;
+/** Messages of 32 full segments that a log, and a server's window, have room for. */
+export const STEP_MESSAGES = 16;
+
 /** A standby that stores what the client says and feeds it to a server that takes all of it. */
 export class Follower {
   /** Octets of each segment. */
   readonly length: number;
   /** Segments that one call of {@linkcode round} stores, feeds and forgets. */
   readonly count: number;
+  readonly #driver: Driver;
   readonly #core: Core;
   readonly #inbox: number;
   readonly #body: Uint8Array;
   readonly #recordSize: number;
   readonly #order: number[];
   readonly #slot: number;
+  /** What our server says: an acknowledgement. */
+  readonly #said: Uint8Array;
   /** Where the acknowledgement of our server's segment stands in its slot. */
   readonly #ackAt: number;
   #next = IRS + 1;
+  /** Octets since the primary told last how far the client is. */
+  #untold = 0;
+  #told = 0;
   #nowMs = 2000;
 
   /**
@@ -292,6 +297,7 @@ export class Follower {
     this.count = count;
     this.length = options.length;
     const driver = follow(4, false);
+    this.#driver = driver;
     this.#core = driver.core;
     const { wasm, bytes, view } = this.#core;
     const octets = new Uint8Array(this.length).map((_, i) => i * 7);
@@ -301,30 +307,93 @@ export class Follower {
     this.#body = joined(...records);
     this.#inbox = wasm.inbox();
     bytes.set(this.#body, this.#inbox);
-    const said = buildPacket(
-      fromServer({ seq: SERVER_ISS + 1, window: 65535, checksum: "partial" }),
-    );
+    const said = fromServer({ seq: SERVER_ISS + 1, window: 65535, checksum: "partial" });
+    this.#said = buildPacket(said);
     this.#slot = wasm.appSlots();
     this.#ackAt = this.#slot + 10 + 20 + 8;
-    bytes.set(said, this.#slot);
-    view.setUint32(wasm.appLengths(), said.length, true);
+    bytes.set(this.#said, this.#slot);
+    view.setUint32(wasm.appLengths(), this.#said.length, true);
     for (let i = 0; i < 100; i++) {
       this.round();
-      strictEqual(driver.field(0, "legAck"), this.#next >>> 0, "the server has not all of it");
+      this.#check();
     }
+    this.steps(STEP_MESSAGES);
+    this.#check();
   }
 
   /** One message of segments: into the log, to the server, acknowledged, forgotten. */
   round(): void {
+    const { wasm } = this.#core;
+    if (this.#untold > UNTOLD_MAX) this.#tell();
+    this.#append();
+    wasm.run(0, 0);
+    this.#acknowledge();
+  }
+
+  /** So many messages as in {@linkcode round}, but step by step: milliseconds of each step for all. */
+  steps(messages: number): { append: number; feed: number; forget: number } {
+    const { wasm } = this.#core;
+    if (this.#untold > UNTOLD_MAX) this.#tell();
+    const startMs = performance.now();
+    for (let i = 0; i < messages; i++) this.#append();
+    const appendedMs = performance.now();
+    do wasm.run(0, 0); while (wasm.more() !== 0);
+    const fedMs = performance.now();
+    this.#acknowledge();
+    const forgottenMs = performance.now();
+    return {
+      append: appendedMs - startMs,
+      feed: fedMs - appendedMs,
+      forget: forgottenMs - fedMs,
+    };
+  }
+
+  /** How often it was made sure that the server has all of it, since the first rounds. */
+  get told(): number {
+    return this.#told;
+  }
+
+  #check(): void {
+    strictEqual(this.#driver.field(0, "legAck"), this.#next, "the server has not all of it");
+  }
+
+  /**
+   * The primary tells how far the client is, as it does in each message; here before numbers that it has not
+   * told are half the circle away, when a standby would store nothing more.
+   */
+  #tell(): void {
+    this.#check();
+    this.#told++;
+    this.#untold = 0;
+    const progress = encodeProgress(0, {
+      cliAck: ISS + 1,
+      ackShown: this.#next,
+      edgeShown: (this.#next + 60_000) >>> 0,
+      sndShown: ISS + 1,
+    });
+    this.#driver.pass({ bodies: [progress] });
+    this.#driver.drain();
+    this.#core.bytes.set(this.#body, this.#inbox);
+    this.#core.bytes.set(this.#said, this.#slot);
+    this.#core.view.setUint32(this.#core.wasm.appLengths(), this.#said.length, true);
+  }
+
+  /** A message's segments into the log. */
+  #append(): void {
     const { wasm, view } = this.#core;
+    this.#untold += this.count * this.length;
     wasm.begin(this.#nowMs++ >>> 0);
     for (let i = 0; i < this.count; i++) {
       const seq = (this.#next + this.#order[i] * this.length) >>> 0;
       view.setUint32(this.#inbox + i * this.#recordSize + 8, seq, true);
     }
     wasm.apply(this.#inbox, this.#body.length);
-    wasm.run(0, 0);
     this.#next = (this.#next + this.count * this.length) >>> 0;
+  }
+
+  /** The server has all of it. */
+  #acknowledge(): void {
+    const { wasm, view } = this.#core;
     view.setUint32(this.#ackAt, this.#next);
     wasm.begin(this.#nowMs >>> 0);
     wasm.run(0, 1);

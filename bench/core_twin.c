@@ -6,6 +6,8 @@
  * would compile it. It assumes a little-endian machine, as the core does.
  *
  *   twin_sum        RFC 1071
+ *   twin_digest     the sum of core/stream/digest.ts, without its look for HTTP's Date
+ *   twin_log        a ring that takes segments in any order and gives them on in order
  *   twin_find       the same open addressing as core/flow/table.ts
  *   twin_translate  parse, look the flow up, shift SEQ, ACK, SACK and timestamps, repair the
  *                   checksum (RFC 1624). The core does this and more: it also judges whether the
@@ -52,6 +54,126 @@ static uint32_t sum(const uint8_t *p, uint32_t length, uint64_t wide)
 }
 
 uint32_t twin_sum(uint32_t at, uint32_t length) { return sum(base + at, length, 0); }
+
+#define BLOCK 4096
+#define KEYS 512
+#define P1 0x9e3779b185ebca87u
+#define P2 0xc2b2ae3d27d4eb4fu
+
+static int16_t digest_keys[BLOCK / 2];
+
+static void digest_format(void)
+{
+	int16_t primes[KEYS];
+	uint32_t random = 1;
+	for (int i = 0, candidate = 32749; i < KEYS; candidate -= 2) {
+		int divisor = 3;
+		while (divisor * divisor <= candidate && candidate % divisor)
+			divisor += 2;
+		if (divisor * divisor > candidate)
+			primes[i++] = (int16_t)candidate;
+	}
+	for (uint32_t i = KEYS - 1; i > 0; i--) {
+		random = random * 1664525 + 1013904223;
+		uint32_t j = (random >> 16) % (i + 1);
+		int16_t key = primes[i];
+		primes[i] = primes[j];
+		primes[j] = key;
+	}
+	for (uint32_t word = 0; word < BLOCK / 2; word++)
+		digest_keys[word] =
+			primes[((word >> 3 << 1 | (word & 1)) + (word >> 1 & 3) * 128) % KEYS];
+}
+
+static uint64_t digest_round(uint64_t sum, uint64_t x)
+{
+	sum += x * P2;
+	return (sum << 31 | sum >> 33) * P1;
+}
+
+/* Digest of a whole stream. */
+uint64_t twin_digest(uint32_t at, uint32_t length)
+{
+	uint64_t sum = P1;
+	uint32_t done = 0;
+	if (!digest_keys[0])
+		digest_format();
+	for (;;) {
+		uint32_t lanes[4] = { 0, 0, 0, 0 }, part = length - done;
+		if (part > BLOCK)
+			part = BLOCK;
+		const uint8_t *p = base + at + done;
+		uint32_t word = 0;
+		for (; (word + 8) * 2 <= part; word += 8) {
+			int16_t w[8];
+			memcpy(w, p + word * 2, sizeof w);
+			for (int lane = 0; lane < 4; lane++)
+				lanes[lane] += (uint32_t)(w[lane * 2] * digest_keys[word + lane * 2] +
+							  w[lane * 2 + 1] *
+								  digest_keys[word + lane * 2 + 1]);
+		}
+		for (; word * 2 < part; word++) {
+			int16_t w = 0;
+			memcpy(&w, p + word * 2, part - word * 2 < 2 ? 1 : 2);
+			lanes[word >> 1 & 3] += (uint32_t)(w * digest_keys[word]);
+		}
+		done += part;
+		uint64_t value = digest_round(
+			digest_round(sum + done, lanes[0] | (uint64_t)lanes[1] << 32),
+			lanes[2] | (uint64_t)lanes[3] << 32);
+		if (part < BLOCK)
+			return value;
+		sum = value;
+	}
+}
+
+#define RING (1u << 20)
+#define PENDING 64
+
+static uint8_t ring[RING];
+static uint32_t ring_next;
+
+static void ring_copy(uint8_t *out, const uint8_t *in, uint32_t at, uint32_t length)
+{
+	uint32_t first = RING - at % RING < length ? RING - at % RING : length;
+	if (in) {
+		memcpy(ring + at % RING, in, first);
+		memcpy(ring, in + first, length - first);
+	} else {
+		memcpy(out, ring + at % RING, first);
+		memcpy(out + first, ring, length - first);
+	}
+}
+
+/*
+ * Takes `count` segments from `at`, the last one first when `reversed`, and gives all that is in
+ * order on to `to`. Returns how many octets were given on.
+ */
+uint32_t twin_log(uint32_t at, uint32_t length, uint32_t count, uint32_t reversed, uint32_t to)
+{
+	uint32_t start = ring_next, edge = start, pending[PENDING], waiting = 0;
+	if (count > PENDING)
+		return 0;
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t order = reversed ? count - 1 - i : i, seq = start + order * length;
+		ring_copy(0, base + at + (size_t)i * length, seq, length);
+		if (seq != edge) {
+			pending[waiting++] = seq;
+			continue;
+		}
+		edge += length;
+		for (uint32_t j = waiting; j-- > 0;) {
+			if (pending[j] != edge)
+				continue;
+			edge += length;
+			pending[j] = pending[--waiting];
+			j = waiting;
+		}
+	}
+	for (; ring_next != edge; ring_next += length, to += length)
+		ring_copy(base + to, 0, ring_next, length);
+	return edge - start;
+}
 
 struct entry {
 	uint32_t index, hash;
