@@ -9,12 +9,15 @@
  *   takeover          the standby took the primary for dead; the site is made anew then
  *   protection lost   the primary took the standby for dead, and went on alone for a moment
  *
- * A section is a heartbeat of which three may be missed. Its figures are counts in slices of a minute.
+ * A section is a heartbeat of which three may be missed. Its figures are counts in slices of a minute, and
+ * beside them what the heartbeat is for: the gap of a download whose primary host is killed, without the
+ * programs that compute.
  */
 
 import { readOptions } from "./options.ts";
 import { Report } from "./report.ts";
 import { Site } from "./site.ts";
+import { gapAtHeartbeat } from "./takeover.ts";
 
 const SLICE_SECONDS = 60;
 /** Between two looks at what the daemons say. */
@@ -32,7 +35,8 @@ const SECTIONS = Object.keys(HEARTBEATS_MS) as Section[];
 
 const USAGE = `Usage: bench alarms [OPTION ...] [HEARTBEAT ...]
 Heartbeats: ${SECTIONS.join(" ")} (all when none is named)
-  --seconds N       how long each is watched (600; --quick 15)
+  --seconds N       how long each is watched (60; --quick 5)
+  --kills N         kills of the primary host at each (5; --quick 1)
   --quick           a smaller run
   --add             keep the figures of an earlier run in FILE, and add these
   --against FILE    compare with the JSON of an earlier run
@@ -54,16 +58,24 @@ export async function benchAlarms(args: string[]): Promise<number> {
   const read = readOptions(args, {
     suite: "alarms",
     usage: USAGE,
-    numbers: { seconds: { usual: 600, quick: 15 } },
+    numbers: { seconds: { usual: 60, quick: 5 }, kills: { usual: 5, quick: 1 } },
     words: SECTIONS,
   });
   if (typeof read === "number") return read;
-  const { seconds } = read.numbers;
+  const { seconds, kills } = read.numbers;
   const report = new Report("alarms", read.numbers);
   if (read.add) await report.load(read.out);
   await report.printHeader();
-  report.expect(slicesOf(seconds).length * read.words.length);
-  for (const section of read.words) await watch(report, section, seconds);
+  report.expect((slicesOf(seconds).length + kills) * read.words.length);
+  for (const section of read.words) {
+    await watch(report, section, seconds);
+    for (let kill = 1; kill <= kills; kill++) {
+      await report.attempt(`kill at ${section}, ${kill} of ${kills}`, async () => {
+        const [[, value]] = await gapAtHeartbeat(HEARTBEATS_MS[section]);
+        report.add(section, { series: "gap of a download", unit: "ms", value });
+      });
+    }
+  }
   for (const section of SECTIONS) report.print(section);
   const most = report.most("10ms", "takeovers");
   if (Number.isFinite(most)) {

@@ -7,6 +7,7 @@
  * right after recv(2) returns (send(2) for uploads) by the clock that every process here shares.
  *
  *   download OCTETS   from the source                         -> Transfer
+ *   paced OCTETS      from the paced source; says on standard error how far it is      -> Transfer
  *   upload OCTETS     to the sink; the end is its answer      -> Transfer
  *   pingpong COUNT    PING_OCTETS to the echo server and back, one at a time   -> PingPong
  *   connects COUNT    opens so many connections to the echo server, one at a time; each carries an octet
@@ -14,6 +15,8 @@
  *   exchanges COUNT OCTETS  a request and an answer of OCTETS, so many times on one connection  -> Exchanges
  *   logged OCTETS     uploads so many octets; after a line on standard input one more, and waits for the
  *                     answer to all of it                       -> Logged
+ *   crowd COUNT EXCHANGES   opens so many connections, if they are few again and again; then each carries
+ *                     EXCHANGE_OCTETS there and back, EXCHANGES times in all     -> Crowd
  *   hold COUNT        opens so many connections and proves each with an octet; after a line on standard
  *                     input proves each again                                  -> Held
  *
@@ -27,6 +30,7 @@ import { type Gap, Recorder } from "../runtime/lab/recorder.ts";
 import { percentile } from "./statistics.ts";
 import {
   dial,
+  EXCHANGE_OCTETS,
   PIECE_LENGTH,
   PORTS,
   receive,
@@ -48,8 +52,14 @@ const WARM_UP = 500;
 const UPLOAD_PIECE_LENGTH = 64 * 1024;
 /** Connections that are opened, or proved, at the same time. */
 const TOGETHER = 64;
+/** Connections of a crowd that are opened at least, so that their CPU is more than a clock tick. */
+const OPENS_LEAST = 1000;
 /** How long a held connection may take to answer, milliseconds. */
-const HELD_TIMEOUT_MS = 30_000;
+const HELD_TIMEOUT_MS = 60_000;
+/** Between two lines about how far a paced stream is, milliseconds. */
+const TELL_MS = 20;
+/** Clock ticks of a second in /proc/stat; proc_stat(5). */
+const TICKS = 100;
 
 /** What a transfer saw. */
 export interface Transfer {
@@ -57,6 +67,8 @@ export interface Transfer {
   octets: number;
   /** From the request to the last octet (download) or to the server's answer (upload). */
   seconds: number;
+  /** CPU that the whole machine used meanwhile, seconds. */
+  cpuSeconds: number;
   /** Longest times in which nothing moved, longest first. */
   gaps: Gap[];
 }
@@ -89,6 +101,22 @@ export interface Logged {
   answerMs: number;
 }
 
+/** What many connections saw; CPU is that of the whole machine, of client and server too. */
+export interface Crowd {
+  /** Connections opened, each used once. */
+  opens: number;
+  /** For all of them. */
+  openSeconds: number;
+  /** CPU for all of them, seconds. */
+  openCpuSeconds: number;
+  /** Exchanges made. */
+  exchanges: number;
+  /** For all of them. */
+  exchangeSeconds: number;
+  /** CPU for all of them, seconds. */
+  exchangeCpuSeconds: number;
+}
+
 /** What holding connections saw. */
 export interface Held {
   /** Connections that answered before. */
@@ -105,6 +133,7 @@ function download(octets: number, address: string): Transfer {
   const fd = dial(address, PORTS.source);
   const memory = new Memory(PIECE_LENGTH);
   const recorder = new Recorder();
+  const cpuBefore = machineCpuSeconds();
   sendLength(fd, octets);
   console.error(STARTED);
   for (;;) {
@@ -113,13 +142,35 @@ function download(octets: number, address: string): Transfer {
     if (length === 0) break;
   }
   closeAll(fd);
-  return transferOf(recorder, octets);
+  return transferOf(recorder, { expected: octets, cpuBefore });
+}
+
+function paced(octets: number, address: string): Transfer {
+  const fd = dial(address, PORTS.pace);
+  const memory = new Memory(PIECE_LENGTH);
+  const recorder = new Recorder();
+  const cpuBefore = machineCpuSeconds();
+  sendLength(fd, octets);
+  console.error(STARTED);
+  let toldMs = 0;
+  // Its end is the last octet: servers that are not even agree on the FIN only when both have come to it.
+  while (recorder.octets < octets) {
+    const length = receive(fd, memory);
+    if (length === 0) break;
+    recorder.note(length);
+    if (performance.now() - toldMs < TELL_MS) continue;
+    toldMs = performance.now();
+    console.error(`octets ${recorder.octets}`);
+  }
+  closeAll(fd);
+  return transferOf(recorder, { expected: octets, cpuBefore });
 }
 
 function upload(octets: number, address: string): Transfer {
   const fd = dial(address, PORTS.sink);
   const memory = new Memory(UPLOAD_PIECE_LENGTH);
   const recorder = new Recorder();
+  const cpuBefore = machineCpuSeconds();
   sendLength(fd, octets);
   console.error(STARTED);
   for (let left = octets; left > 0;) {
@@ -132,13 +183,17 @@ function upload(octets: number, address: string): Transfer {
   recorder.note(0);
   if (confirmed !== octets) throw new Error(`The sink confirmed ${confirmed} octets of ${octets}`);
   closeAll(fd);
-  return transferOf(recorder, octets);
+  return transferOf(recorder, { expected: octets, cpuBefore });
 }
 
-function transferOf(recorder: Recorder, expected: number): Transfer {
+function transferOf(
+  recorder: Recorder,
+  { expected, cpuBefore }: { expected: number; cpuBefore: number },
+): Transfer {
+  const cpuSeconds = machineCpuSeconds() - cpuBefore;
   const { octets, startMs, endMs, gaps } = recorder.recording();
   if (octets !== expected) throw new Error(`${octets} octets moved in place of ${expected}`);
-  return { octets, seconds: (endMs - startMs) / 1000, gaps };
+  return { octets, seconds: (endMs - startMs) / 1000, cpuSeconds, gaps };
 }
 
 function pingpong(count: number, address: string): PingPong {
@@ -234,19 +289,108 @@ async function hold(count: number, address: string): Promise<Held> {
   return { opened: count, lost, firstError, exchangeMs };
 }
 
+async function crowd(count: number, address: string, total: number): Promise<Crowd> {
+  let connections: Deno.TcpConn[] = [];
+  const close = () => {
+    for (const connection of connections) connection.close();
+    connections = [];
+  };
+  const open = async () => {
+    const connection = await Deno.connect({ hostname: address, port: PORTS.idle });
+    connection.setNoDelay(true);
+    await prove(connection);
+    connections.push(connection);
+  };
+  const times = Math.ceil(OPENS_LEAST / count);
+  const opened = await timed(async () => {
+    for (let time = 0; time < times; time++) {
+      close();
+      await inGroups(count, open);
+    }
+  });
+  console.error(STARTED);
+  const exchanges = Math.max(count, total);
+  const lanes = Math.min(TOGETHER, count);
+  const payload = new Uint8Array(EXCHANGE_OCTETS);
+  const exchanged = await timed(() =>
+    inLanes(lanes, async (lane) => {
+      const answer = new Uint8Array(EXCHANGE_OCTETS);
+      for (let number = lane; number < exchanges; number += lanes) {
+        // Each lane has connections of its own: `count` may be no multiple of `lanes`.
+        const mine = Math.floor((count - lane - 1) / lanes) + 1;
+        await exchange(connections[lane + (Math.floor(number / lanes) % mine) * lanes], {
+          payload,
+          answer,
+        });
+      }
+    })
+  );
+  close();
+  return {
+    opens: count * times,
+    openSeconds: opened.seconds,
+    openCpuSeconds: opened.cpuSeconds,
+    exchanges,
+    exchangeSeconds: exchanged.seconds,
+    exchangeCpuSeconds: exchanged.cpuSeconds,
+  };
+}
+
+async function exchange(
+  connection: Deno.TcpConn,
+  { payload, answer }: { payload: Uint8Array; answer: Uint8Array },
+): Promise<void> {
+  await inTime(async () => {
+    for (let sent = 0; sent < payload.length;) {
+      sent += await connection.write(payload.subarray(sent));
+    }
+    for (let got = 0; got < payload.length;) {
+      const length = await connection.read(answer);
+      if (length === null) throw new Error("A connection has ended early");
+      got += length;
+    }
+  });
+}
+
+/** Time and the machine's CPU that something takes. */
+async function timed(
+  act: () => Promise<void>,
+): Promise<{ seconds: number; cpuSeconds: number }> {
+  const [startMs, before] = [performance.now(), machineCpuSeconds()];
+  await act();
+  return {
+    seconds: (performance.now() - startMs) / 1000,
+    cpuSeconds: machineCpuSeconds() - before,
+  };
+}
+
+/** CPU that everything on this machine has used so far, seconds. */
+function machineCpuSeconds(): number {
+  const [user, nice, system, , , irq, softirq] = Deno.readTextFileSync("/proc/stat")
+    .split("\n")[0].trim().split(/\s+/).slice(1).map(Number);
+  return (user + nice + system + irq + softirq) / TICKS;
+}
+
 /** Sends an octet and waits for it to come back. */
 async function prove(connection: Deno.TcpConn): Promise<void> {
+  await inTime(async () => {
+    const octet = new Uint8Array([Math.floor(Math.random() * 256)]);
+    await connection.write(octet);
+    const answer = new Uint8Array(2);
+    const length = await connection.read(answer);
+    if (length !== 1 || answer[0] !== octet[0]) {
+      throw new Error(`${length} octets, not the one sent`);
+    }
+  });
+}
+
+/** Rejects what takes longer than HELD_TIMEOUT_MS. */
+async function inTime(act: () => Promise<void>): Promise<void> {
   const { promise, reject } = Promise.withResolvers<never>();
   const late = new Error(`No answer within ${HELD_TIMEOUT_MS} ms`);
   const timer = setTimeout(() => reject(late), HELD_TIMEOUT_MS);
   try {
-    const octet = new Uint8Array([Math.floor(Math.random() * 256)]);
-    await connection.write(octet);
-    const answer = new Uint8Array(2);
-    const length = await Promise.race([connection.read(answer), promise]);
-    if (length !== 1 || answer[0] !== octet[0]) {
-      throw new Error(`${length} octets, not the one sent`);
-    }
+    await Promise.race([act(), promise]);
   } finally {
     clearTimeout(timer);
   }
@@ -254,13 +398,26 @@ async function prove(connection: Deno.TcpConn): Promise<void> {
 
 async function inGroups(count: number, act: (index: number) => Promise<void>): Promise<void> {
   let next = 0;
-  const lane = async () => {
+  await inLanes(TOGETHER, async () => {
     while (next < count) await act(next++);
-  };
-  await Promise.all(Array.from({ length: TOGETHER }, lane));
+  });
 }
 
-const MEASUREMENTS = { download, upload, pingpong, connects, exchanges, logged, hold };
+async function inLanes(count: number, act: (lane: number) => Promise<void>): Promise<void> {
+  await Promise.all(Array.from({ length: count }, (_, lane) => act(lane)));
+}
+
+const MEASUREMENTS = {
+  download,
+  paced,
+  upload,
+  pingpong,
+  connects,
+  exchanges,
+  logged,
+  crowd,
+  hold,
+};
 /** What the client can measure. */
 export type Measurement = keyof typeof MEASUREMENTS;
 

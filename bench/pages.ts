@@ -12,8 +12,8 @@
  */
 
 import { escapeText } from "../runtime/lab/svg.ts";
-import { barPlot, linePlot, type PlotText } from "./plot.ts";
-import { formatValue, type RunDocument, type Series } from "./report.ts";
+import { type Axes, barPlot, linePlot, type PlotText } from "./plot.ts";
+import { formatValue, PROGRAMS, type RunDocument, type Series } from "./report.ts";
 import type { Summary } from "./statistics.ts";
 
 const SUITES = ["takeover", "papers", "alarms", "path", "core"] as const;
@@ -35,19 +35,27 @@ const SECTION_TITLES: Record<string, string> = {
   "3ms": "The same, heartbeat 3 ms",
   heartbeat: "Gap of a download by heartbeat, three may be missed",
   exchanges: "Time of exchanges while nothing fails",
+  failures: "Single failures, each under three clients",
   logged: "Recovery by octets that the client had sent",
+  connected: "Recovery by number of connections",
+  clients: "Throughput of nginx by number of clients, 64 KiB each",
+  disk: "A log on disk, and the disk itself",
+  degraded: "A paced stream whose server degrades",
+  moves: "Planned switches",
+  daemons: "Servers out of the box, killed in the midst of a transfer",
   bulk: "Throughput of one connection",
   cpu: "CPU for a GB",
   pingpong: "Round trip of 64 octets",
   connects: "Connections one after the other",
   requests: "Requests to nginx, 50 connections",
+  crowd: "Many connections at a time",
   checksum: "RFC 1071 sum",
   digest: "Digest of an output stream",
   translate: "One segment through the core",
   lookup: "Look-up of a connection",
   log: "Input log, reassembly and feeder of a standby",
   messages: "What replicas tell each other",
-  memory: "Core memory",
+  memory: "Memory",
   ratio: "Twins beside the core: how much longer they take",
 };
 
@@ -88,6 +96,9 @@ export async function writePages(options: { readme: boolean }): Promise<string[]
   if (!options.readme) return [page];
   const written: string[] = [];
   await Deno.mkdir(place("./plots"), { recursive: true });
+  for await (const { name } of Deno.readDir(place("./plots"))) {
+    if (name.endsWith(".svg")) await Deno.remove(place(`./plots/${name}`));
+  }
   for (const { name, svg } of chapters.flatMap(({ plots }) => plots)) {
     const path = place(`./plots/${name}.svg`);
     await Deno.writeTextFile(path, svg);
@@ -115,6 +126,14 @@ async function readRun(suite: string): Promise<RunDocument | null> {
   }
 }
 
+/** Plots of a run, for the test of all that a run can hold. */
+export function plotsOf(run: RunDocument): Plot[] {
+  if (run.suite === "takeover") return takeoverPlots(run);
+  if (run.suite === "papers") return paperPlots(run);
+  if (run.suite === "alarms") return [];
+  return run.suite === "path" ? pathPlots(run) : corePlots(run);
+}
+
 /** The opening comment of a suite, without its frame and first line. */
 async function readMethod(suite: string): Promise<string> {
   const source = await Deno.readTextFile(place(`./${suite}.ts`));
@@ -125,20 +144,18 @@ async function readMethod(suite: string): Promise<string> {
 
 function originOf({ machine, sections }: RunDocument): string[] {
   const { at, cores, cpu, kernel, deno, holdfast } = machine;
+  const peers = PROGRAMS.flatMap(([program]) => {
+    const version = /\d+\.\d[\w.+-]*/.exec(String(machine[program] ?? ""))?.[0];
+    return version === undefined ? [] : [`${program} ${version}`];
+  });
   const counts = Object.values(sections).flatMap((of) => Object.values(of).map((one) => one.count));
   return [
     `${cores} x ${cpu}, Linux ${kernel}, Deno ${deno}, Holdfast ${holdfast}, ${at}`,
+    ...(peers.length === 0 ? [] : [peers.join(", ")]),
     `Bars and points: medians; whiskers: least to greatest; up to ${
       Math.max(0, ...counts)
     } values each`,
   ];
-}
-
-function plotsOf(run: RunDocument): Plot[] {
-  if (run.suite === "takeover") return takeoverPlots(run);
-  if (run.suite === "papers") return paperPlots(run);
-  if (run.suite === "alarms") return [];
-  return run.suite === "path" ? pathPlots(run) : corePlots(run);
 }
 
 function takeoverPlots(run: RunDocument): Plot[] {
@@ -195,18 +212,8 @@ function takeoverPlots(run: RunDocument): Plot[] {
 function paperPlots(run: RunDocument): Plot[] {
   const origin = originOf(run);
   const plots: Plot[] = [];
-  /** Series named "NUMBER UNIT: CURVE" as curves over the number. */
-  const curvesOf = (section: string, names: readonly string[]) =>
-    names.map((name) => ({
-      name,
-      points: Object.entries(run.sections[section] ?? {}).flatMap(([series, figures]) => {
-        const [number, ...rest] = series.split(": ");
-        if (rest.join(": ") !== name) return [];
-        return [pointOf(parseInt(number.replaceAll(",", "")), figures)];
-      }).toSorted((a, b) => a.x - b.x),
-    })).filter(({ points }) => points.length > 1);
   const both = { logX: true, logY: true };
-  const gaps = curvesOf("heartbeat", ["gap", "detection", "takeover", "residue"]);
+  const gaps = curvesOf(run, "heartbeat", ["gap", "detection", "takeover", "residue"]);
   if (gaps.length > 0) {
     const text = {
       title: "Gap of a download by heartbeat (ST-TCP's experiment)",
@@ -230,17 +237,63 @@ function paperPlots(run: RunDocument): Plot[] {
       .map(([name, series]) => barOf(name, series, kindOf(kinds, name)));
     plots.push({ name: "papers-exchanges", svg: barPlot(text, bars) });
   }
-  const logged = curvesOf("logged", ["log", "log: start", "hot"]);
-  if (logged.length > 0) {
-    const text = {
+  const lines: [section: string, curves: string[], text: Omit<PlotText, "origin">, axes: Axes][] = [
+    ["logged", ["log", "log: start", "disk", "hot"], {
       title: "Recovery by octets that the client had sent (FT-TCP's experiment)",
       summary: "milliseconds from the server's death until its answer",
-      origin,
-    };
-    const svg = linePlot(text, logged, { xName: "octets", ...both });
-    plots.push({ name: "papers-logged", svg });
+    }, { xName: "octets", ...both }],
+    ["connected", ["log", "log: start", "hot"], {
+      title: "Recovery by number of connections",
+      summary: "milliseconds from the server's death until all are answered",
+    }, { xName: "connections", ...both }],
+    ["clients", ["plain", "haproxy", "hot", "log"], {
+      title: "Throughput by number of clients (FT-TCP's experiment)",
+      summary: "MB/s of nginx's answers, 64 KiB each",
+    }, { xName: "clients", logX: true }],
+    ["moves", ["nobody spoke"], {
+      title: "Planned switch by number of connections (M-TCP's experiment)",
+      summary: "milliseconds in which nobody spoke for the service",
+    }, { xName: "connections", ...both }],
+  ];
+  for (const [section, names, text, axes] of lines) {
+    const curves = curvesOf(run, section, names);
+    if (curves.length === 0) continue;
+    plots.push({ name: `papers-${section}`, svg: linePlot({ ...text, origin }, curves, axes) });
+  }
+  const bars: [section: string, pattern: RegExp, text: Omit<PlotText, "origin">][] = [
+    ["failures", /gap of the (download|upload)$/, {
+      title: "Single failures (ST-TCP's experiment)",
+      summary: "milliseconds in which a client that survived saw nothing move",
+    }],
+    ["disk", /(rate|upload.*)$/, {
+      title: "A log on disk, and the disk itself",
+      summary: "MB/s",
+    }],
+    ["degraded", /rate$/, {
+      title: "A stream whose server degrades after a second (M-TCP's experiment)",
+      summary: "rate from then on, percent of the rate before, by the policy's threshold",
+    }],
+  ];
+  for (const [section, pattern, text] of bars) {
+    const found = Object.entries(run.sections[section] ?? {})
+      .filter(([name]) => pattern.test(name))
+      .map(([name, series]) => barOf(name, series, name.includes("upload") ? 1 : 0));
+    if (found.length === 0) continue;
+    plots.push({ name: `papers-${section}`, svg: barPlot({ ...text, origin }, found) });
   }
   return plots;
+}
+
+/** Series named "NUMBER UNIT: CURVE" as curves over the number; a single point is none. */
+function curvesOf(run: RunDocument, section: string, names: readonly string[]) {
+  return names.map((name) => ({
+    name,
+    points: Object.entries(run.sections[section] ?? {}).flatMap(([series, figures]) => {
+      const [number, ...rest] = series.split(": ");
+      if (rest.join(": ") !== name) return [];
+      return [pointOf(parseInt(number.replaceAll(",", "")), figures)];
+    }).toSorted((a, b) => a.x - b.x),
+  })).filter(({ points }) => points.length > 1);
 }
 
 function kindOf(kinds: readonly string[], name: string): number {
@@ -251,17 +304,32 @@ function pathPlots(run: RunDocument): Plot[] {
   const origin = originOf(run);
   const titles: Record<string, [title: string, summary: string]> = {
     bulk: ["Throughput of one connection", "MB/s"],
+    cpu: ["CPU of a download: of the machine, and of each program in the path", "seconds for a GB"],
     pingpong: ["Round trip of 64 octets", "microseconds"],
+    connects: ["Connections one after the other", "1/s"],
     requests: ["Requests to nginx, 50 connections", "1/s"],
   };
-  return Object.entries(titles).flatMap(([section, [title, summary]]) => {
-    const series = Object.entries(run.sections[section] ?? {});
+  const plots = Object.entries(titles).flatMap(([section, [title, summary]]) => {
+    const series = Object.entries(run.sections[section] ?? {})
+      .filter(([name]) => section !== "cpu" || name.startsWith("download"));
     if (series.length === 0) return [];
     const kinds = [...new Set(series.map(([name]) => name.split(" ")[0]))];
     const sorted = series.toSorted(([a], [b]) => placeOf(kinds, a) - placeOf(kinds, b));
     const bars = sorted.map(([name, values]) => barOf(name, values, placeOf(kinds, name)));
     return [{ name: `path-${section}`, svg: barPlot({ title, summary, origin }, bars) }];
   });
+  const names = ["plain", "hot"].flatMap((path) =>
+    ["CPU for a connection", "CPU for a KiB"].map((what) => `${path}: ${what}`)
+  );
+  const curves = curvesOf(run, "crowd", names);
+  if (curves.length === 0) return plots;
+  const text = {
+    title: "Cost of a connection and of a KiB, by connections that live at a time",
+    summary: "microseconds of the whole machine's CPU; a level curve is linear growth",
+    origin,
+  };
+  const axes = { xName: "connections", logX: true, logY: true };
+  return [...plots, { name: "path-crowd", svg: linePlot(text, curves, axes) }];
 }
 
 function placeOf(kinds: readonly string[], name: string): number {
@@ -338,6 +406,23 @@ function targetRows({ targets }: RunDocument): string[][] {
   ]);
 }
 
+/** What is known of where the time goes, for what was missed. */
+function reasonsOf({ targets }: RunDocument): string[] {
+  return targets.flatMap(({ name, where, isMet }) => {
+    return isMet || where === undefined ? [] : [`${name.replaceAll(" | ", ", ")}: ${where}.`];
+  });
+}
+
+/** Lists below a suite's tables, by what they hold. */
+function listsOf(run: RunDocument): [what: string, items: readonly string[]][] {
+  const lists: [string, readonly string[]][] = [
+    ["Remarks", run.remarks ?? []],
+    ["Skipped", run.skipped],
+    ["Failed", run.failures],
+  ];
+  return lists.filter(([, items]) => items.length > 0);
+}
+
 /** Where and when, one fact each. */
 function machineOf({ machine }: RunDocument): string[] {
   return Object.entries(machine).filter(([, value]) => value !== null).map(([name, value]) => {
@@ -353,7 +438,22 @@ function markdownPage(chapters: readonly Chapter[]): string {
     "Written by `deno task bench readme` from what the last runs on one machine left behind; edit the",
     "suites, not this page. `deno task bench` measures yours (root; `--quick`: under three minutes) and",
     "writes `bench/out/report.html`; `deno task bench SUITE --help` says what a suite takes, and",
-    "`--against FILE` compares with the JSON of an earlier run.",
+    "`--against` compares with the JSON of an earlier run. Peers that are not installed are skipped by",
+    "name. On Debian all come with",
+    "",
+    "```sh",
+    "apt-get install --no-install-recommends haproxy socat qemu-system-x86 wrk redis-server \\",
+    "  redis-tools lighttpd busybox vsftpd rsync openssh-server",
+    "```",
+    "",
+    ...markdownTable(
+      ["suite", "shows", "seconds it took"],
+      chapters.map(({ run, title }) => [
+        `\`bench ${run.suite}\``,
+        title,
+        `${run.machine.seconds ?? "not noted"}`,
+      ]),
+    ),
     "",
   ];
   for (const { run, title, method, plots } of chapters) {
@@ -361,12 +461,15 @@ function markdownPage(chapters: readonly Chapter[]): string {
     for (const { name } of plots) lines.push(`![${name}](plots/${name}.svg)`, "");
     const targets = targetRows(run);
     if (targets.length > 0) lines.push(...markdownTable(TARGET_HEAD, targets), "");
+    const reasons = reasonsOf(run);
+    if (reasons.length > 0) {
+      lines.push("Where the time goes:", "", ...reasons.map((reason) => `- ${reason}`), "");
+    }
     for (const [section, series] of Object.entries(run.sections)) {
       const heading = SECTION_TITLES[section] ?? section;
       lines.push(`### ${heading}`, "", ...markdownTable(HEAD, rowsOf(series)), "");
     }
-    for (const [what, list] of [["Skipped", run.skipped], ["Failed", run.failures]] as const) {
-      if (list.length === 0) continue;
+    for (const [what, list] of listsOf(run)) {
       lines.push(`${what}:`, "", ...list.map((item) => `- ${firstLine(item)}`), "");
     }
     lines.push(`### Method of \`${run.suite}\``, "", "```text", method, "```", "");
@@ -382,7 +485,7 @@ function firstLine(text: string): string {
 function markdownTable(head: readonly string[], rows: readonly string[][]): string[] {
   const line = (cells: readonly string[]) =>
     `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  const isText = (column: number) => column < 2 && head.length === HEAD.length || column === 0;
+  const isText = (column: number) => column === 0 || column === 1 && head !== TARGET_HEAD;
   return [
     line(head),
     line(head.map((_, column) => isText(column) ? "---" : "--:")),
@@ -401,13 +504,13 @@ function htmlPage(chapters: readonly Chapter[]): string {
     }
     const targets = targetRows(run);
     if (targets.length > 0) parts.push(htmlTable(TARGET_HEAD, targets));
+    const reasons = reasonsOf(run);
+    if (reasons.length > 0) parts.push("<p>Where the time goes:</p>", htmlList(reasons));
     for (const [section, series] of Object.entries(run.sections)) {
       parts.push(`<h3>${escapeText(SECTION_TITLES[section] ?? section)}</h3>`);
       parts.push(htmlTable(HEAD, rowsOf(series)));
     }
-    for (const [what, list] of [["Skipped", run.skipped], ["Failed", run.failures]] as const) {
-      if (list.length > 0) parts.push(`<p>${what}:</p>`, htmlList(list));
-    }
+    for (const [what, list] of listsOf(run)) parts.push(`<p>${what}:</p>`, htmlList(list));
     parts.push(`<h3>Method</h3><pre>${escapeText(method)}</pre>`, htmlList(machineOf(run)));
   }
   return `<!DOCTYPE html>

@@ -12,28 +12,47 @@
  *   exchanges   ST-TCP: what protection costs while nothing fails. Echo is 150 octets there and back,
  *               Interactive 150 octets there and 10 KB back, 100 times each on one connection; Bulk asks
  *               once, for 1 and for 100 MB. Plain routing, Holdfast alone and with a hot standby take
- *               turns, the latter two at each end of the swept heartbeats
+ *               turns, the last at each end of the swept heartbeats
+ *   failures    ST-TCP: each single failure once (failures.ts), while one connection downloads, one uploads and one
+ *               echoes; every octet is checked. How many survived, and how long each saw nothing move
  *   logged      FT-TCP: recovery against what the client has sent. A client uploads so many octets, the
- *               server's process is killed, and the client sends one more: how long until the server's
- *               answer to all of it arrives. "log" starts a server on the same host and plays it what
- *               was logged; "hot" has a standby whose server has read all of it
+ *               server's processes are killed, and the client sends one more: how long until the server's
+ *               answer to all of it arrives. "log" and "disk" start a server on the same host and play it what
+ *               was logged (a cold backup); "hot" has a standby whose server has read all of it. Beside it the
+ *               memory and the files that the daemon then has more than before, and how fast logs are played,
+ *               beside an upload to the same server over loopback
+ *   connected   the same against the number of connections, each of which has sent an octet and sends
+ *               one more: how long until all of them are answered
+ *   clients     FT-TCP: wrk asks nginx for 64 KiB over ever more connections
+ *   disk        a log on disk beside the disk itself: a loop of write(2) and fdatasync(2) on the same
+ *               file system, then an upload and 64-octet round trips in log mode, in memory and on disk
+ *   degraded    M-TCP: a paced stream whose server is stopped for 80 of each 100 ms after its first second. A
+ *               policy watches the client's rate, as an operator's script could, and calls for a switch
+ *               when it is below so many percent of what it was: the rate from then on, in percent
+ *   moves       M-TCP: how long a planned switch takes by number of connections; one download that is
+ *               switched there and back again and again; a series of redis-cli's INCR
+ *               through switches, each of which must be answered with the next number
+ *   daemons     CTTM: servers that know nothing of us, killed in the midst of a transfer by clients that
+ *               know nothing either, on one host in log mode (daemons.ts): which survive, and why others do not
  *
  * The part of "log" until the new server listens ("log: start") depends on the server alone.
  */
 
-import type { Exchanges, Logged, Transfer } from "./client.ts";
+import { DAEMONS } from "./daemons.ts";
+import type { Exchanges } from "./client.ts";
+import { type Experiment, runExperiments } from "./experiment.ts";
+import { DEGRADED, FAILURES, MOVES } from "./failures.ts";
+import { CLIENTS, CONNECTED, DISK, LOGGED } from "./logging.ts";
 import { readOptions } from "./options.ts";
 import { Report } from "./report.ts";
-import { Site } from "./site.ts";
-import { gapParts, longestGap, mustFollow, sleepRandom } from "./takeover.ts";
+import { withSite } from "./site.ts";
+import { gapAtHeartbeat } from "./takeover.ts";
 
 const DETECT = 3;
 /** Heartbeats of the sweep, milliseconds. */
-const HEARTBEATS_MS = [10, 50, 200, 500, 1000, 5000] as const;
+const HEARTBEATS_MS = [3, 10, 50, 200, 500, 1000, 5000] as const;
 /** Those of a quick run. */
-const QUICK_HEARTBEATS_MS = [10, 50, 200] as const;
-/** Long enough for a fault in its middle. */
-const DOWNLOAD_OCTETS = 2 ** 30;
+const QUICK_HEARTBEATS_MS = [10] as const;
 /** What is exchanged: requests on one connection, and octets of each answer. */
 const EXCHANGES = {
   "Echo": { count: 100, octets: 150 },
@@ -41,23 +60,78 @@ const EXCHANGES = {
   "Bulk 1 MB": { count: 1, octets: 1e6 },
   "Bulk 100 MB": { count: 1, octets: 1e8 },
 } as const;
-/** Octets that the client has sent when the server dies; a log holds 1 GiB, what frames them included. */
-const LOGGED = [2 ** 10, 2 ** 15, 2 ** 20, 2 ** 25, 2 ** 28, 2 ** 30 - 2 ** 20] as const;
-const QUICK_LOGGED_MAX = 2 ** 25;
-/** Silence that counts as no death where no host dies, milliseconds; no fewer than DETECT heartbeats. */
+/** The most that may be missed. */
+const DETECT_MAX = 100;
+/** Silence that counts as no death where no host dies, milliseconds; DETECT to DETECT_MAX heartbeats. */
 const CALM_MS = 500;
-/** Heartbeats of experiments that vary something else, milliseconds. */
-const HEARTBEAT_MS = 10;
-
-const SECTIONS = ["heartbeat", "exchanges", "logged"] as const;
 
 const USAGE = `Usage: bench papers [OPTION ...] [SECTION ...]
-Sections: ${SECTIONS.join(" ")} (all when none is named)
-  --rounds N        rounds of each experiment (5; --quick 1)
-  --quick           a smaller run: short heartbeats and logs only
+Sections: heartbeat exchanges failures logged connected clients disk degraded moves daemons (all when none
+is named)
+  --rounds N        rounds of what is measured (2; --quick 1)
+  --trials N        rounds of failures and daemons, which survive or not (1)
+  --quick           a smaller run: ends of the sweeps only
   --add             keep the figures of an earlier run in FILE, and add these
   --against FILE    compare with the JSON of an earlier run
   --out FILE        where the JSON goes (bench/out/papers.json)`;
+
+/** One kill of a primary host at each heartbeat. */
+const HEARTBEAT: Experiment = {
+  name: "heartbeat",
+  isTrial: false,
+  cases: (quick) =>
+    (quick ? QUICK_HEARTBEATS_MS : HEARTBEATS_MS).map((heartbeatMs) => ({
+      what: `kill at a heartbeat of ${heartbeatMs} ms`,
+      act: async (report) => {
+        for (const [part, value] of await gapAtHeartbeat(heartbeatMs)) {
+          report.add("heartbeat", { series: `${heartbeatMs} ms: ${part}`, unit: "ms", value });
+        }
+      },
+    })),
+};
+
+/** All kinds of exchanges over plain, alone, and hot at both ends of the sweep. */
+const EXCHANGED: Experiment = {
+  name: "exchanges",
+  isTrial: false,
+  cases: (quick) => {
+    const [least, most] = [Math.min(...HEARTBEATS_MS), Math.max(...HEARTBEATS_MS)];
+    const paths = [
+      { path: "plain", heartbeatMs: least },
+      { path: "hot", heartbeatMs: least },
+      { path: "alone", heartbeatMs: least },
+      { path: "hot", heartbeatMs: most },
+    ] as const;
+    return paths.slice(0, quick ? 2 : paths.length).map(({ path, heartbeatMs }) => {
+      const name = path === "hot" ? `hot, ${heartbeatMs} ms` : path;
+      const detect = Math.min(DETECT_MAX, Math.max(DETECT, Math.ceil(CALM_MS / heartbeatMs)));
+      return {
+        what: `exchanges over ${name}`,
+        act: (report) =>
+          withSite(path, { detect, heartbeatMs }, async (site) => {
+            for (const [kind, { count, octets }] of Object.entries(EXCHANGES)) {
+              const run = site.measure<Exchanges>("exchanges", count, octets);
+              const value = (await run.result).seconds * 1000;
+              report.add("exchanges", { series: `${kind}: ${name}`, unit: "ms", value });
+            }
+          }),
+      };
+    });
+  },
+};
+
+const EXPERIMENTS: readonly Experiment[] = [
+  HEARTBEAT,
+  EXCHANGED,
+  FAILURES,
+  LOGGED,
+  CONNECTED,
+  CLIENTS,
+  DISK,
+  DEGRADED,
+  MOVES,
+  DAEMONS,
+];
 
 /**
  * Runs the experiments.
@@ -69,137 +143,21 @@ export async function benchPapers(args: string[]): Promise<number> {
   const read = readOptions(args, {
     suite: "papers",
     usage: USAGE,
-    numbers: { rounds: { usual: 5, quick: 1 } },
-    words: SECTIONS,
+    numbers: { rounds: { usual: 2, quick: 1 }, trials: { usual: 1 } },
+    words: EXPERIMENTS.map(({ name }) => name),
   });
   if (typeof read === "number") return read;
-  const { rounds } = read.numbers;
-  const heartbeats = read.quick ? QUICK_HEARTBEATS_MS : HEARTBEATS_MS;
-  const amounts = LOGGED.filter((octets) => !read.quick || octets <= QUICK_LOGGED_MAX);
-  const report = new Report("papers", { ...read.numbers, quick: read.quick });
+  const { quick, numbers } = read;
+  const report = new Report("papers", { ...numbers, quick });
   if (read.add) await report.load(read.out);
   await report.printHeader();
-  const paths = pathsOf(heartbeats);
-  const attempts = {
-    heartbeat: heartbeats.length,
-    exchanges: paths.length,
-    logged: 2 * amounts.length,
-  };
-  report.expect(read.words.reduce((sum, word) => sum + rounds * attempts[word], 0));
-  for (let round = 1; round <= rounds; round++) {
-    if (read.words.includes("heartbeat")) await sweepHeartbeats(report, { heartbeats, round });
-    if (read.words.includes("exchanges")) await compareExchanges(report, { paths, round });
-    if (read.words.includes("logged")) await sweepLogged(report, { amounts, round });
-  }
-  for (const section of SECTIONS) report.print(section);
+  const chosen = EXPERIMENTS.filter(({ name }) => read.words.includes(name));
+  await runExperiments(report, chosen, { ...numbers, quick });
+  for (const { name } of EXPERIMENTS) report.print(name);
+  report.printTargets();
   if (read.against !== null) await report.printAgainst(read.against);
   await report.write(read.out);
   return report.hasFailures ? 1 : 0;
-}
-
-/** One kill of a primary host at each heartbeat. */
-async function sweepHeartbeats(
-  report: Report,
-  { heartbeats, round }: { heartbeats: readonly number[]; round: number },
-): Promise<void> {
-  for (const heartbeatMs of heartbeats) {
-    await report.attempt(`kill at ${heartbeatMs} ms, round ${round}`, async () => {
-      await withSite("hot", { detect: DETECT, heartbeatMs }, async (site) => {
-        const primary = await site.primary();
-        const run = site.measure<Transfer>("download", DOWNLOAD_OCTETS);
-        await run.started;
-        await sleepRandom();
-        const atMs = await site.crash(primary);
-        const { gaps } = await run.result;
-        const { lastTakeover } = await site.waitTakeover(site.other(primary));
-        mustFollow(lastTakeover!, atMs);
-        const gap = longestGap(gaps, atMs, lastTakeover!.timeline.firstByteMs);
-        for (const [part, value] of gapParts(gap, lastTakeover!)) {
-          report.add("heartbeat", { series: `${heartbeatMs} ms: ${part}`, unit: "ms", value });
-        }
-      });
-    });
-  }
-}
-
-/** A path with or without a heartbeat. */
-interface ProtectedPath {
-  path: "plain" | "alone" | "hot";
-  heartbeatMs: number;
-}
-
-/** Plain, alone, and hot at both ends of the sweep. */
-function pathsOf(heartbeats: readonly number[]): ProtectedPath[] {
-  const [shortest] = heartbeats;
-  const longest = heartbeats[heartbeats.length - 1];
-  return [
-    { path: "plain", heartbeatMs: shortest },
-    { path: "alone", heartbeatMs: shortest },
-    { path: "hot", heartbeatMs: shortest },
-    { path: "hot", heartbeatMs: longest },
-  ];
-}
-
-/** All kinds of exchanges over each path. */
-async function compareExchanges(
-  report: Report,
-  { paths, round }: { paths: readonly ProtectedPath[]; round: number },
-): Promise<void> {
-  for (const { path, heartbeatMs } of paths) {
-    const name = path === "hot" ? `hot, ${heartbeatMs} ms` : path;
-    await report.attempt(`exchanges over ${name}, round ${round}`, async () => {
-      const detect = Math.max(DETECT, CALM_MS / heartbeatMs);
-      await withSite(path, { detect, heartbeatMs }, async (site) => {
-        for (const [kind, { count, octets }] of Object.entries(EXCHANGES)) {
-          const run = site.measure<Exchanges>("exchanges", count, octets);
-          const value = (await run.result).seconds * 1000;
-          report.add("exchanges", { series: `${kind}: ${name}`, unit: "ms", value });
-        }
-      });
-    });
-  }
-}
-
-/** A server's death after so many octets, in log mode and with a hot standby. */
-async function sweepLogged(
-  report: Report,
-  { amounts, round }: { amounts: readonly number[]; round: number },
-): Promise<void> {
-  for (const octets of amounts) {
-    for (const path of ["log", "hot"] as const) {
-      const series = `${octets.toLocaleString("en")}: ${path}`;
-      await report.attempt(`${series}, round ${round}`, async () => {
-        const options = { heartbeatMs: HEARTBEAT_MS, detect: CALM_MS / HEARTBEAT_MS };
-        await withSite(path, options, async (site) => {
-          const primary = await site.primary();
-          const run = site.measure<Logged>("logged", octets);
-          await run.started;
-          await site.killServer(primary);
-          await run.proceed();
-          const { answerMs } = await run.result;
-          report.add("logged", { series, unit: "ms", value: answerMs });
-          if (path === "hot") return;
-          const { recovery } = await site.service(primary);
-          if (!recovery?.last) throw new Error("No server was started in its place");
-          const { waitedMs } = recovery.last;
-          report.add("logged", { series: `${series}: start`, unit: "ms", value: waitedMs });
-        });
-      });
-    }
-  }
-}
-
-async function withSite(
-  path: Parameters<typeof Site.create>[0],
-  options: Parameters<typeof Site.create>[1],
-  act: (site: Site) => Promise<void>,
-): Promise<void> {
-  const site = await Site.create(path, options);
-  try {
-    await act(site);
-  } finally {
-    await site.destroy();
-  }
 }
 
 if (import.meta.main) Deno.exit(await benchPapers(Deno.args));

@@ -3,8 +3,10 @@
  *
  * Theory of operation
  * A section holds series; a series holds the values of one measurement, one per repetition. Failures are
- * figures too: they are printed where they happen and stand in the JSON, and the run goes on. Targets are
- * compared with medians; a missed one is told, and is no failure of the run.
+ * figures too: they are printed where they happen and stand in the JSON, and the run goes on; what has not
+ * ended after ATTEMPT_MAX_MS is one of them. Targets are compared with medians; a missed one is told with
+ * what the suite knows of where the time goes, and is no failure of the run. Remarks are findings that are
+ * words.
  *
  * Diagnosis goes to standard error as it happens, tables to standard output.
  */
@@ -13,6 +15,18 @@ import { cpus, loadavg, release } from "node:os";
 import { dirname } from "node:path";
 import { VERSION } from "../runtime/version.ts";
 import { summarize, type Summary } from "./statistics.ts";
+
+/** Programs that are compared with, or serve, and how they tell their version. */
+export const PROGRAMS: readonly [program: string, flag: string][] = [
+  ["haproxy", "-v"],
+  ["socat", "-V"],
+  ["qemu-system-x86_64", "--version"],
+  ["nginx", "-v"],
+  ["wrk", "-v"],
+  ["redis-server", "--version"],
+];
+/** How long something that may fail may take, milliseconds: the slowest takes a third of it. */
+const ATTEMPT_MAX_MS = 300_000;
 
 /** One value of a series. */
 export interface Figure {
@@ -36,7 +50,12 @@ export interface Target {
   wanted: "at most" | "at least";
   /** What was set. */
   bound: number;
+  /** Where the time goes, in case it is missed. */
+  where?: string;
 }
+
+/** What is wanted of a value, and what is known in case it is missed. */
+export type Bound = ({ atMost: number } | { atLeast: number }) & { where?: string };
 
 /** What a run leaves behind: the JSON of `bench/out`. */
 export interface RunDocument {
@@ -54,6 +73,8 @@ export interface RunDocument {
   skipped: string[];
   /** What failed. */
   failures: string[];
+  /** Findings that are words; runs of earlier versions have none. */
+  remarks?: string[];
 }
 
 /** Values of one measurement. */
@@ -72,10 +93,12 @@ export class Report {
   readonly #failures: string[] = [];
   readonly #skipped: string[] = [];
   readonly #targets: Target[] = [];
+  readonly #remarks: string[] = [];
   #machine: Record<string, unknown> = {};
   #expected = 0;
   #attempts = 0;
   #beganMs = 0;
+  #headerMs = 0;
 
   /** Options are written down with the figures. */
   constructor(suite: string, options: unknown) {
@@ -96,6 +119,7 @@ export class Report {
 
   /** Prints where this is measured. */
   async printHeader(): Promise<void> {
+    this.#headerMs = performance.now();
     this.#machine = {
       at: new Date().toISOString(),
       cpu: cpus()[0]?.model ?? "unknown",
@@ -104,7 +128,11 @@ export class Report {
       deno: Deno.version.deno,
       v8: Deno.version.v8,
       holdfast: VERSION,
-      haproxy: await versionOf("haproxy", "-v"),
+      ...Object.fromEntries(
+        await Promise.all(
+          PROGRAMS.map(async ([name, flag]) => [name, await versionOf(name, flag)]),
+        ),
+      ),
       loadAverage: loadavg(),
     };
     const { cpu, cores, kernel, deno, haproxy } = this.#machine;
@@ -139,6 +167,7 @@ export class Report {
       }
     }
     this.#failures.push(...earlier.failures);
+    this.#remarks.push(...earlier.remarks ?? []);
   }
 
   /** Adds a value. */
@@ -168,7 +197,7 @@ export class Report {
   }
 
   /** Compares the median of a series with what was set; a series without values is not compared. */
-  target(section: string, series: string, bound: { atMost: number } | { atLeast: number }): void {
+  target(section: string, series: string, bound: Bound): void {
     const found = this.#sections.get(section)?.get(series);
     if (found === undefined || found.values.length === 0) return;
     const { median } = summarize(found.values);
@@ -176,23 +205,21 @@ export class Report {
   }
 
   /** Compares the 99th percentile of a series with what was set, as {@linkcode target} does. */
-  targetP99(section: string, series: string, bound: { atMost: number }): void {
+  targetP99(section: string, series: string, bound: Bound): void {
     const found = this.#sections.get(section)?.get(series);
     if (found === undefined || found.values.length === 0) return;
     const { p99 } = summarize(found.values);
     this.targetValue(`${section}: ${series}, p99`, { unit: found.unit, value: p99 }, bound);
   }
 
-  /** Compares a value with what was set. */
-  targetValue(
-    name: string,
-    measured: { unit: string; value: number },
-    bound: { atMost: number } | { atLeast: number },
-  ): void {
+  /** Compares a value with what was set; what is no number was not measured, and is not compared. */
+  targetValue(name: string, measured: { unit: string; value: number }, bound: Bound): void {
+    if (!Number.isFinite(measured.value)) return;
     const [wanted, value] = "atMost" in bound
       ? ["at most" as const, bound.atMost]
       : ["at least" as const, bound.atLeast];
-    this.#targets.push({ name, ...measured, wanted, bound: value });
+    const { where } = bound;
+    this.#targets.push({ name, ...measured, wanted, bound: value, where });
   }
 
   /** Prints what was wanted beside what was measured. */
@@ -200,9 +227,10 @@ export class Report {
     if (this.#targets.length === 0) return;
     console.log("");
     for (const target of this.#targets) {
-      const { name, unit, value, wanted, bound } = target;
+      const { name, unit, value, wanted, bound, where } = target;
       const verdict = isMet(target) ? "met   " : "MISSED";
       console.log(`${verdict}  ${name}: ${formatValue(value)} ${unit}, wanted ${wanted} ${bound}`);
+      if (!isMet(target) && where !== undefined) console.log(`        ${where}`);
     }
   }
 
@@ -213,26 +241,40 @@ export class Report {
 
   /** Names something that is not measured here. */
   skip(what: string, why: string): void {
-    this.#skipped.push(`${what}: ${why}`);
-    console.log(`skipped ${what}: ${why}`);
+    const text = `${what}: ${why}`;
+    if (this.#skipped.includes(text)) return;
+    this.#skipped.push(text);
+    console.log(`skipped ${text}`);
+  }
+
+  /** Keeps a finding that is words. */
+  remark(text: string): void {
+    if (!this.#remarks.includes(text)) this.#remarks.push(text);
+    console.error(text);
   }
 
   /**
-   * Does something that may fail.
+   * Does something that may fail, or take longer than ATTEMPT_MAX_MS.
    *
    * @returns Whether it did not.
    */
   async attempt(what: string, act: () => Promise<void>): Promise<boolean> {
     console.error(`[${this.#progress()}] ${what}`);
     this.#attempts++;
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => {
+      reject(new Error(`not ended after ${ATTEMPT_MAX_MS / 1000} s`));
+    }, ATTEMPT_MAX_MS);
     try {
-      await act();
+      await Promise.race([act(), late]);
       return true;
     } catch (error) {
       const text = `${what}: ${error instanceof Error ? error.message : error}`;
       this.#failures.push(text);
       console.error(`FAILED ${text}`);
       return false;
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -247,24 +289,10 @@ export class Report {
   /** Prints how an earlier run's figures compare with these. */
   async printAgainst(path: string): Promise<void> {
     const earlier: RunDocument = JSON.parse(await Deno.readTextFile(path));
-    const rows: string[][] = [["against " + path, "unit", "before", "now", "now / before", ""]];
-    for (const [section, ofSection] of this.#sections) {
-      for (const [name, { unit, values }] of ofSection) {
-        const old = earlier.sections[section]?.[name];
-        if (old === undefined) continue;
-        const now = summarize(values);
-        const isApart = now.min > old.max || now.max < old.min;
-        rows.push([
-          `${section}: ${name}`,
-          unit,
-          formatValue(old.median),
-          formatValue(now.median),
-          formatValue(now.median / old.median),
-          isApart ? "ranges do not meet" : "",
-        ]);
-      }
-    }
-    printTable(rows);
+    printTable([
+      [`against ${path}`, "unit", "before", "now", "now / before", ""],
+      ...compareRuns(earlier.sections, this.#summaries()),
+    ]);
   }
 
   /** Prints a section as a table. */
@@ -279,26 +307,58 @@ export class Report {
 
   /** Writes all of it as JSON. */
   async write(path: string): Promise<void> {
-    const sections: RunDocument["sections"] = {};
-    for (const [name, ofSection] of this.#sections) {
-      sections[name] = Object.fromEntries(
-        [...ofSection].map(([name, series]) => [name, { ...series, ...summarize(series.values) }]),
-      );
-    }
+    const seconds = Math.round((performance.now() - this.#headerMs) / 1000);
     const document: RunDocument = {
       suite: this.#suite,
-      machine: this.#machine,
+      machine: { ...this.#machine, seconds },
       options: this.#options,
-      sections,
+      sections: this.#summaries(),
       targets: this.#targets.map((target) => ({ ...target, isMet: isMet(target) })),
       skipped: this.#skipped,
       failures: this.#failures,
+      remarks: this.#remarks,
     };
     await Deno.mkdir(dirname(path), { recursive: true });
     await Deno.writeTextFile(path, JSON.stringify(document, null, 2) + "\n");
     for (const failure of this.#failures) console.log(`FAILED ${failure}`);
+    for (const remark of this.#remarks) console.log(remark);
     console.log(`\nwritten to ${path}`);
   }
+
+  #summaries(): RunDocument["sections"] {
+    return Object.fromEntries([...this.#sections].map(([section, series]) => [
+      section,
+      Object.fromEntries(
+        [...series].map(([name, one]) => [name, { ...one, ...summarize(one.values) }]),
+      ),
+    ]));
+  }
+}
+
+/**
+ * How the series that two runs have in common differ.
+ *
+ * @returns For each: name, unit, both medians, their ratio, and whether their ranges do not meet.
+ */
+export function compareRuns(
+  before: RunDocument["sections"],
+  now: RunDocument["sections"],
+): string[][] {
+  return Object.entries(now).flatMap(([section, series]) =>
+    Object.entries(series).flatMap(([name, { unit, median, min, max }]) => {
+      const old = before[section]?.[name];
+      if (old === undefined) return [];
+      const isApart = min > old.max || max < old.min;
+      return [[
+        `${section}: ${name}`,
+        unit,
+        formatValue(old.median),
+        formatValue(median),
+        formatValue(median / old.median),
+        isApart ? "ranges do not meet" : "",
+      ]];
+    })
+  );
 }
 
 /** Prints rows with their columns aligned: two of text, then numbers. */
@@ -342,6 +402,7 @@ export function hasProgram(name: string): boolean {
 /** First line of what a program says about its version; null without the program. */
 export async function versionOf(program: string, flag: string): Promise<string | null> {
   if (!hasProgram(program)) return null;
-  const { stdout } = await new Deno.Command(program, { args: [flag] }).output();
-  return new TextDecoder().decode(stdout).split("\n")[0];
+  const { stdout, stderr } = await new Deno.Command(program, { args: [flag] }).output();
+  const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  return said.split("\n").find((line) => /\d\.\d/.test(line))?.trim() ?? program;
 }

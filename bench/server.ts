@@ -11,10 +11,9 @@
  */
 
 import type { ThreadTask } from "./server_thread.ts";
-import { PORTS } from "./wire.ts";
+import { EXCHANGE_OCTETS, PORTS } from "./wire.ts";
 
-const KINDS: ThreadTask["kind"][] = ["source", "sink", "echo", "answer"];
-const IDLE_BUFFER_LENGTH = 64;
+const KINDS: ThreadTask["kind"][] = ["source", "sink", "echo", "answer", "pace"];
 
 async function serveIdle(address: string): Promise<void> {
   const listener = Deno.listen({ hostname: address, port: PORTS.idle });
@@ -26,7 +25,7 @@ async function serveIdle(address: string): Promise<void> {
 }
 
 async function echoSlowly(connection: Deno.TcpConn): Promise<void> {
-  const buffer = new Uint8Array(IDLE_BUFFER_LENGTH);
+  const buffer = new Uint8Array(EXCHANGE_OCTETS);
   for (;;) {
     const length = await connection.read(buffer);
     if (length === null) return;

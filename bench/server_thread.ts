@@ -11,6 +11,8 @@ import { parseHostPort } from "../runtime/io/address.ts";
 import { listenTcp } from "../runtime/io/socket.ts";
 import {
   acceptNext,
+  PACE_MS,
+  PACE_OCTETS,
   PIECE_LENGTH,
   PORTS,
   receive,
@@ -29,7 +31,15 @@ export interface ThreadTask {
   address: string;
 }
 
-const TALKS = { source: sendAsked, sink: takeAll, echo: sendBack, answer: answerAll };
+const TALKS = {
+  source: sendAsked,
+  sink: takeAll,
+  echo: sendBack,
+  answer: answerAll,
+  pace: sendPaced,
+};
+/** Nobody writes it: waiting for a change is to sleep. */
+const clock = new Int32Array(new SharedArrayBuffer(4));
 
 function sendAsked(fd: number, memory: Memory): void {
   sendOctets(fd, memory, receiveLength(fd) ?? 0);
@@ -40,6 +50,14 @@ function sendOctets(fd: number, memory: Memory, octets: number): void {
     const length = Math.min(left, memory.bytes.length);
     sendAll(fd, memory.address, length);
     left -= length;
+  }
+}
+
+/** A pause that lasts longer, because the process did not run, is not made up for. */
+function sendPaced(fd: number, memory: Memory): void {
+  for (let left = receiveLength(fd) ?? 0; left > 0; left -= PACE_OCTETS) {
+    sendOctets(fd, memory, Math.min(left, PACE_OCTETS));
+    Atomics.wait(clock, 0, 0, PACE_MS);
   }
 }
 

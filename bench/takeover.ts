@@ -36,10 +36,12 @@ import type { TakeoverStatus } from "../runtime/status.ts";
 import type { Held, Transfer } from "./client.ts";
 import { readOptions } from "./options.ts";
 import { Report } from "./report.ts";
-import { Site } from "./site.ts";
+import { connectionsMost, Site, withSite } from "./site.ts";
 
 const MIB = 2 ** 20;
 const DETECT = 3;
+/** Long enough for a fault in its midst. */
+const DOWNLOAD_OCTETS = 1024 * MIB;
 const DETECT_CALM = 50;
 /** Retransmission timeout of a Linux client at least; tcp(7), tcp_rto_min. */
 const RTO_MIN_MS = 200;
@@ -51,17 +53,16 @@ const FAULT_REACH_MS = 1000;
 const CLOCK_SLACK_MS = 2;
 /** Failures in a row after which a series of faults is given up. */
 const FAILURES_MAX = 3;
-/** Descriptors that a client or server needs beside its connections. */
-const DESCRIPTORS_BESIDE = 200;
 /** Live connections that are taken over at once. */
 const CROWDS = [1, 100, 1000, 10_000] as const;
+const QUICK_CROWDS = [1, 1000] as const;
 
 const SECTIONS = ["download", "upload", "switch", "many"] as const;
 
 const USAGE = `Usage: bench takeover [OPTION ...] [SECTION ...]
 Sections: ${SECTIONS.join(" ")} (all when none is named)
-  --kills N         kills during downloads, and again during uploads (50; --quick 5)
-  --switches N      planned switches (50; --quick 5)
+  --kills N         kills during downloads, and again during uploads (20; --quick 2)
+  --switches N      planned switches (20; --quick 2)
   --crowds N        repetitions of ${CROWDS.join(", ")} connections (3; --quick 1)
   --octets N        octets of a transfer (1 GiB)
   --quick           a smaller run
@@ -69,14 +70,24 @@ Sections: ${SECTIONS.join(" ")} (all when none is named)
   --against FILE    compare with the JSON of an earlier run
   --out FILE        where the JSON goes (bench/out/takeover.json)`;
 
-/** What a missed figure is compared with. */
-const TARGETS_MS = { gap: 45, gapP99: 120, switch: 10, crowd: 100 } as const;
+/** What is wanted, milliseconds. */
+const TARGETS_MS = { gap: 45, gapP99: 120, switch: 3, single: 3, crowd: 100 } as const;
+const WHERE_SWITCH =
+  "The parts in the table: until the old primary has handed over (detection), then the new one's adopt and " +
+  "its first segments";
+const WHERE_SINGLE =
+  "Most is adopt: what the peer had sent is drained, and the epoch is claimed on the main thread";
+const WHERE_CROWD =
+  "Almost all is speak: each connection's octets and ACK are written to the TUN, and within that write(2) the " +
+  "client's kernel takes them";
 
 interface Options {
   kills: number;
   switches: number;
   crowds: number;
   octets: number;
+  /** Connections that are taken over at once. */
+  counts: readonly number[];
 }
 
 /**
@@ -90,15 +101,15 @@ export async function benchTakeover(args: string[]): Promise<number> {
     suite: "takeover",
     usage: USAGE,
     numbers: {
-      kills: { usual: 50, quick: 5 },
-      switches: { usual: 50, quick: 5 },
+      kills: { usual: 20, quick: 2 },
+      switches: { usual: 20, quick: 2 },
       crowds: { usual: 3, quick: 1 },
-      octets: { usual: 1024 * MIB },
+      octets: { usual: DOWNLOAD_OCTETS },
     },
     words: SECTIONS,
   });
   if (typeof read === "number") return read;
-  const options: Options = read.numbers;
+  const options: Options = { ...read.numbers, counts: read.quick ? QUICK_CROWDS : CROWDS };
   const report = new Report("takeover", options);
   if (read.add) await report.load(read.out);
   await report.printHeader();
@@ -110,8 +121,15 @@ export async function benchTakeover(args: string[]): Promise<number> {
   for (const section of SECTIONS) report.print(section);
   report.target("download", "gap", { atMost: TARGETS_MS.gap });
   report.targetP99("download", "gap", { atMost: TARGETS_MS.gapP99 });
-  report.target("switch", "gap", { atMost: TARGETS_MS.switch });
-  report.target("many", seriesOf(10_000, "adopt to speak"), { atMost: TARGETS_MS.crowd });
+  report.target("switch", "gap", { atMost: TARGETS_MS.switch, where: WHERE_SWITCH });
+  report.target("many", seriesOf(1, "adopt to speak"), {
+    atMost: TARGETS_MS.single,
+    where: WHERE_SINGLE,
+  });
+  report.target("many", seriesOf(10_000, "adopt to speak"), {
+    atMost: TARGETS_MS.crowd,
+    where: WHERE_CROWD,
+  });
   report.printTargets();
   if (read.against !== null) await report.printAgainst(read.against);
   await report.write(read.out);
@@ -119,12 +137,12 @@ export async function benchTakeover(args: string[]): Promise<number> {
 }
 
 function attemptsOf(sections: readonly string[], options: Options): number {
-  const { kills, switches, crowds } = options;
+  const { kills, switches, crowds, counts: together } = options;
   const counts: Record<string, number> = {
     download: kills,
     upload: kills,
     switch: switches,
-    many: crowds * CROWDS.length,
+    many: crowds * together.length,
   };
   return sections.reduce((sum, section) => sum + counts[section], 0);
 }
@@ -136,24 +154,55 @@ async function measureKills(
   { kills, octets }: Options,
 ): Promise<void> {
   await withFaults(report, { what: `kill during ${way}`, count: kills }, async (site) => {
-    const primary = await site.primary();
-    const run = site.measure<Transfer>(way, octets);
-    await run.started;
-    await sleepRandom();
-    const atMs = await site.crash(primary);
-    const { gaps } = await run.result;
-    const { lastTakeover } = await site.waitTakeover(site.other(primary));
-    mustFollow(lastTakeover!, atMs);
-    addGap(report, way, { gaps, atMs, takeover: lastTakeover! });
-    await site.revive(primary);
+    const { victim, ...seen } = await killDuring(site, way, octets);
+    addGap(report, way, seen);
+    await site.revive(victim);
   });
+}
+
+/** What a client saw of a fault, and when and what it was. */
+interface Seen {
+  gaps: readonly Gap[];
+  atMs: number;
+  takeover: TakeoverStatus;
+}
+
+/**
+ * Kills the primary's host at a random moment of a transfer.
+ *
+ * @returns What was seen, and which host it was.
+ */
+async function killDuring(
+  site: Site,
+  way: "download" | "upload",
+  octets: number,
+): Promise<Seen & { victim: string }> {
+  const victim = await site.primary();
+  const run = site.measure<Transfer>(way, octets);
+  await run.started;
+  await sleepRandom();
+  const atMs = await site.crash(victim);
+  const { gaps } = await run.result;
+  const { lastTakeover } = await site.waitTakeover(site.other(victim));
+  mustFollow(lastTakeover!, atMs);
+  return { gaps, atMs, takeover: lastTakeover!, victim };
+}
+
+/** The gap of a download whose primary host is killed, at a heartbeat of which three may be missed. */
+export async function gapAtHeartbeat(heartbeatMs: number): Promise<[part: string, ms: number][]> {
+  let parts: [string, number][] = [];
+  await withSite("hot", { detect: DETECT, heartbeatMs }, async (site) => {
+    const { gaps, atMs, takeover } = await killDuring(site, "download", DOWNLOAD_OCTETS);
+    parts = gapParts(longestGap(gaps, atMs, takeover.timeline.firstByteMs), takeover);
+  });
+  return parts;
 }
 
 /** Adds a gap and its parts. */
 function addGap(
   report: Report,
   section: "download" | "upload" | "switch",
-  { gaps, atMs, takeover }: { gaps: readonly Gap[]; atMs: number; takeover: TakeoverStatus },
+  { gaps, atMs, takeover }: Seen,
 ): void {
   const { suspectMs, adoptedMs, claimedMs, firstByteMs } = takeover.timeline;
   const gap = longestGap(gaps, atMs, firstByteMs);
@@ -177,7 +226,7 @@ function addGap(
 }
 
 /** A gap, cut where the new primary noted steps of its own. */
-export function gapParts(gap: Gap, { timeline }: TakeoverStatus): [part: string, ms: number][] {
+function gapParts(gap: Gap, { timeline }: TakeoverStatus): [part: string, ms: number][] {
   const { suspectMs, firstByteMs } = timeline;
   return [
     ["gap", gap.ms],
@@ -206,13 +255,13 @@ async function measureSwitches(report: Report, { switches, octets }: Options): P
 }
 
 /** Live connections by the thousand and one kill. */
-async function measureMany(report: Report, { crowds }: Options): Promise<void> {
-  const most = await descriptorLimit() - DESCRIPTORS_BESIDE;
-  for (const count of CROWDS.filter((count) => count > most)) {
+async function measureMany(report: Report, { crowds, counts }: Options): Promise<void> {
+  const most = connectionsMost("hot");
+  for (const count of counts.filter((count) => count > most)) {
     report.skip(seriesOf(count, "takeover"), `a process may have ${most} connections here`);
   }
   for (let round = 1; round <= crowds; round++) {
-    for (const count of CROWDS.filter((count) => count <= most)) {
+    for (const count of counts.filter((count) => count <= most)) {
       await report.attempt(`${count} connections, round ${round}`, () => {
         return measureCrowd(report, count);
       });
@@ -221,8 +270,7 @@ async function measureMany(report: Report, { crowds }: Options): Promise<void> {
 }
 
 async function measureCrowd(report: Report, count: number): Promise<void> {
-  const site = await Site.create("hot", { detect: DETECT_CALM });
-  try {
+  await withSite("hot", { detect: DETECT_CALM }, async (site) => {
     const primary = await site.primary();
     const standby = site.other(primary);
     const before = await Promise.all([primary, standby].map((host) => site.residentOctets(host)));
@@ -252,9 +300,7 @@ async function measureCrowd(report: Report, count: number): Promise<void> {
     }
     if (connections !== count) throw new Error(`The daemon took ${connections} over, not ${count}`);
     if (lost > 0) throw new Error(`${lost} of ${opened} connections were lost: ${firstError}`);
-  } finally {
-    await site.destroy();
-  }
+  });
 }
 
 function seriesOf(count: number, what: string): string {
@@ -266,7 +312,7 @@ function seriesOf(count: number, what: string): string {
  *
  * @throws {Error} When it began before it.
  */
-export function mustFollow({ timeline, reason }: TakeoverStatus, atMs: number): void {
+function mustFollow({ timeline, reason }: TakeoverStatus, atMs: number): void {
   const earlyMs = atMs - timeline.suspectMs;
   if (earlyMs < CLOCK_SLACK_MS) return;
   throw new Error(`A false takeover (${reason}), ${earlyMs.toFixed(1)} ms before the fault`);
@@ -311,14 +357,6 @@ export async function sleepRandom(): Promise<void> {
   const [least, most] = FAULT_AFTER_MS;
   const ms = least + Math.random() * (most - least);
   await new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Descriptors that this process and those it starts may have (proc(5); Deno raises what it may). */
-async function descriptorLimit(): Promise<number> {
-  const limits = await Deno.readTextFile("/proc/self/limits");
-  const found = /^Max open files +(\d+)/m.exec(limits);
-  if (found === null) throw new Error("Cannot read the limit of open files in /proc/self/limits");
-  return Number(found[1]);
 }
 
 if (import.meta.main) Deno.exit(await benchTakeover(Deno.args));

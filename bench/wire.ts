@@ -12,6 +12,7 @@
  *   sink     the client sends so many octets; the server answers with the length and closes
  *   echo     no length: each octet comes back, until the client closes
  *   idle     as echo, served by an event loop, for connections by the thousand
+ *   pace     as source, but PACE_OCTETS every PACE_MS: what a media server sends
  *   answer   each REQUEST_LENGTH octets of the client are answered by so many, until the client closes
  *
  * Sources: tcp(7), socket(7), recv(2), send(2).
@@ -30,7 +31,13 @@ import { parseHostPort } from "../runtime/io/address.ts";
 import { SystemError } from "../runtime/io/libc.ts";
 
 /** Port of each kind of server. */
-export const PORTS = { source: 80, sink: 81, echo: 82, idle: 83, answer: 84 } as const;
+export const PORTS = { source: 80, sink: 81, echo: 82, idle: 83, answer: 84, pace: 85 } as const;
+/** What a paced stream has in each period. */
+export const PACE_OCTETS = 200_000;
+/** Period of a paced stream, milliseconds. */
+export const PACE_MS = 10;
+/** Octets that go over a connection of a crowd there and back. */
+export const EXCHANGE_OCTETS = 1024;
 /** Octets of the length that a transfer begins with. */
 export const LENGTH_OCTETS = 8;
 /** Octets of a request to the server of answers. */
