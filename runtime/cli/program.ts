@@ -220,7 +220,11 @@ Examples:
 
   program.command("bench")
     .description("measure this machine: gaps, throughput, round trips, the core")
-    .argument("[args...]", "a suite and its options; `holdfast bench SUITE --help` lists them")
+    .argument(
+      "[args...]",
+      "core, path, takeover, papers or alarms with options that `holdfast bench SUITE --help` lists; " +
+        "report or readme, which write what the last runs found",
+    )
     .allowUnknownOption()
     .passThroughOptions()
     .addHelpText(
@@ -228,6 +232,7 @@ Examples:
       examples(
         ["holdfast bench", "all suites, in full"],
         ["holdfast bench --quick", "all suites, smaller runs"],
+        ["holdfast bench --against bench/out", "all suites, compared with the last run"],
         ["holdfast bench path --rounds 3", "one suite"],
       ),
     )
