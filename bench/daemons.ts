@@ -11,7 +11,7 @@
  * What is not installed is skipped by name; on Debian all come with
  *
  *   apt-get install --no-install-recommends nginx-light lighttpd busybox python3 redis-server redis-tools \
- *     vsftpd rsync openssh-server curl wget
+ *     vsftpd openssh-server curl wget
  */
 
 import { createHash } from "node:crypto";
@@ -150,25 +150,6 @@ const LIST: readonly Daemon[] = [
     client: (
       { address },
     ) => ["curl", "--silent", "--show-error", "--limit-rate", RATE, `ftp://${address}/content`],
-  },
-  {
-    name: "rsync",
-    needs: ["rsync"],
-    server: {
-      ports: [873],
-      command: (place) =>
-        configured(
-          place,
-          `uid = root\ngid = root\nuse chroot = no\n[files]\npath = ${place.directory}/files\n`,
-          (path) => ["rsync", "--daemon", "--no-detach", `--config=${path}`],
-        ),
-    },
-    client: ({ address, directory }) => {
-      const copy = `${directory}/copy`;
-      const url = `rsync://${address}/files/content`;
-      return ["sh", "-c", `rsync --whole-file --bwlimit=${RATE} ${url} ${copy} && cat ${copy}`];
-    },
-    why: "its checksums begin with a seed made from time and process id",
   },
   {
     name: "sshd, ssh",

@@ -443,7 +443,7 @@ function markdownPage(chapters: readonly Chapter[]): string {
     "",
     "```sh",
     "apt-get install --no-install-recommends haproxy socat qemu-system-x86 wrk redis-server \\",
-    "  redis-tools lighttpd busybox vsftpd rsync openssh-server",
+    "  redis-tools lighttpd busybox vsftpd openssh-server",
     "```",
     "",
     ...markdownTable(
