@@ -34,6 +34,7 @@ const PACKAGES: Record<string, string> = {
   python3: "python3",
   tcpdump: "tcpdump",
   wget: "wget",
+  wrk: "wrk",
 };
 
 /** What a network test gets to work with. */

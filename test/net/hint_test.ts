@@ -9,12 +9,15 @@
  *   two hosts in log mode, one after the other loses power  the same
  *   log on disk, the daemon is killed again and again       the same
  *   hot mode, one host after the other loses power          the same: each that comes back is brought all of it
+ *   wrk, 20 connections, 8 requests under way on each       no error, no other connection, all protected
+ *   a server that speaks HTTP/1.0                           is kept whole, which is listed, and outlived as without a hint
  */
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { traceTcp } from "./capture.ts";
 import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
+import { makeContent } from "./content.ts";
 import { type HostName, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
 import { assertUnbroken } from "./verdict.ts";
@@ -32,6 +35,8 @@ const REQUESTS = 6_000;
 const FILES = [0, 1, 90, 1400, 5000, 17_000, 60_000];
 /** So often something dies in one round, at most. */
 const STRIKES_MAX = 12;
+/** For how long wrk asks, seconds. */
+const WRK_S = 8;
 /** One connection may ask for as long as it likes, which nginx does not let it by itself. */
 const ENDLESS = "keepalive_requests 10000000;";
 
@@ -168,4 +173,72 @@ netTest("one connection asks thousands of times while the daemon is killed again
 ], (context) => {
   const options = { ...ONE_HOST, service: DISK };
   return askThrough(context, { options, strike: killDaemon, mayShrink: true });
+});
+
+/** Asks for eight files at once, again and again. */
+const PIPELINE = `
+init = function(args)
+  local asked = {}
+  for i = 1, 8 do asked[i] = wrk.format("GET", "/" .. (i % 7)) end
+  all = table.concat(asked)
+end
+request = function() return all end
+`;
+
+netTest("wrk asks on 20 connections, 8 requests at a time, while nginx is killed", [
+  "nginx",
+  "wrk",
+], async (context) => {
+  const { directory, random } = context;
+  await Deno.mkdir(`${directory}/files`);
+  const command = await nginx("a", directory, ENDLESS);
+  const run = { a: command, b: command };
+  await withSite(context, { ...ONE_HOST, service: LOG, run }, async (site) => {
+    await site.waitPrimary("a");
+    await prepare(context, (path) => site.url(path));
+    await Deno.writeTextFile(`${directory}/pipeline.lua`, PIPELINE);
+    const capture = await site.startCapture();
+    const args = ["-t1", "-c20", `-d${WRK_S}s`, "--timeout", "30s"];
+    const script = ["-s", `${directory}/pipeline.lua`, site.url("/")];
+    const client = site.startInClient("wrk", [...args, ...script]);
+    for (let i = 0; i < 3; i++) {
+      await sleep(random.between(500, 1500));
+      await killServer(site);
+    }
+    const { counters } = await site.service("a");
+    assert.deepEqual([counters.unprotected, counters.cutsEnded], [0, 0]);
+    assert.ok(counters.cutOctets > 1 << 20, `${counters.cutOctets} octets were cut`);
+    await client.mustSucceed(60_000);
+    assert.doesNotMatch(client.output(), /Socket errors|Non-2xx/);
+    await capture.stop();
+    const { connections } = traceTcp(capture.path, site.address);
+    // One to see whether anybody listens, and no connection but the 20 that it began with.
+    assert.equal(connections.length, 21);
+    assert.equal(connections.reduce((sum, { serverRsts }) => sum + serverRsts, 0), 0);
+  });
+});
+
+netTest("a server that speaks HTTP/1.0 under the hint is kept whole", [
+  "python3",
+  "curl",
+], async (context) => {
+  const { directory } = context;
+  await Deno.mkdir(`${directory}/files`);
+  const content = makeContent(`${directory}/files/content`, 32 << 20);
+  const command = ["python3", "-m", "http.server", "80", "--directory", `${directory}/files`];
+  const run = { a: command, b: command };
+  await withSite(context, { ...ONE_HOST, service: LOG, run }, async (site) => {
+    await site.waitPrimary("a");
+    const args = ["--silent", "--show-error", "--limit-rate", "10M", site.url("/content")];
+    const client = site.startInClient("curl", args, { hashOutput: true });
+    await sleep(1000);
+    const [connection] = await site.connections("a");
+    assert.equal(connection.protection, "log");
+    assert.match(connection.note ?? "", /not what hint says/);
+    await killServer(site);
+    await client.mustSucceed(60_000);
+    assert.deepEqual(client.outputHash(), { sha256: content.sha256, octets: content.octets });
+    const { counters } = await site.service("a");
+    assert.deepEqual([counters.cuts, counters.cutsEnded], [0, 1]);
+  });
 });
