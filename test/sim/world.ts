@@ -544,10 +544,7 @@ export class World implements Surroundings, Path, Scene {
     const client = this.clients.get(port);
     if (client === undefined) throw new Error(`Cannot find the client of port ${port}`);
     let server = servers.get(port);
-    // A kernel forgets what was reset, and takes a SYN for a new connection.
-    const isAnew = server?.endpoint.state === "reset" &&
-      (parsePacket(packet).flags & TcpFlag.syn) !== 0;
-    if (server === undefined || isAnew) {
+    if (server === undefined || server.endpoint.isFollowedBy(packet)) {
       server = new Socket(
         {
           local: SERVICE_V4,

@@ -186,6 +186,11 @@ export class Endpoint {
     }
   }
 
+  /** A kernel has forgotten what was reset, and takes `packet`, a SYN, for a new connection. */
+  isFollowedBy(packet: Uint8Array): boolean {
+    return this.state === "reset" && (parsePacket(packet).flags & TcpFlag.syn) !== 0;
+  }
+
   /** Takes one packet from the wire. */
   receive(bytes: Uint8Array): void {
     const packet = parsePacket(bytes);

@@ -535,7 +535,7 @@ export class Replicas {
       this.#answer(host, packet);
       return undefined;
     }
-    if (known !== undefined || host.down) return known;
+    if (host.down || (known !== undefined && !known.isFollowedBy(packet))) return known;
     if (this.#options.log !== undefined) strictEqual(host, this.primary, "a standby has a server");
     const index = host === this.primary ? 0 : 1;
     const server = new Endpoint({
