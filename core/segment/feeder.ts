@@ -27,7 +27,14 @@
  * The link is a TUN device: lossless but for full queues, so there is no congestion control; a
  * timer with go-back-N (FEED_RTO_*) covers what is dropped.
  *
- * Sources: RFC 9293 sections 3.8.1 and 3.8.6.1, RFC 7323 section 4.
+ * A kernel whose queues are full answers a SYN with a cookie, keeps nothing, and makes the connection from
+ * the first later segment that it has room for. It takes that segment's number for the first of the stream:
+ * a cookie is checked together with that number, but one up to 3 octets further on passes for another MSS,
+ * and what came before is lost to the server; one further yet is answered with RST. So until the kernel has
+ * acknowledged an octet, all that it hears begins with the first.
+ *
+ * Sources: RFC 9293 sections 3.8.1 and 3.8.6.1, RFC 7323 section 4, RFC 4987 section 3.6; `cookie_v4_check()`
+ * and `__cookie_v4_check()` in net/ipv4/syncookies.c.
  */
 import {
   FEED_RTO_MAX_MS,
@@ -244,6 +251,12 @@ export function pump(c: Connection): void {
   }
   if ((c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0 && s.role == Role.Primary) settleEnd(c);
   if (c.leg >= Leg.Dead) return;
+  if (c.phase == Phase.Syn) {
+    // It has waited for this server: see replay().
+    const isDue = s.logMode != 0 && s.feeding != 0 && c.reason == Reason.None;
+    if (isDue && !has(c, Flag.Asked)) sendSyn(c);
+    return;
+  }
   if (!has(c, Flag.Fed)) {
     if (has(c, Flag.AckClient)) ackClient(c);
     return;
@@ -301,6 +314,14 @@ function mayEnd(c: Connection): bool {
   return !c.ahead && !before(c.sndNxt, c.finAck);
 }
 
+/**
+ * True while octets are under way and our kernel has acknowledged none yet, so it may know nothing of the
+ * connection: nothing is said that does not begin with the first octet.
+ */
+function isUnconfirmed(c: Connection): bool {
+  return c.legAck == c.irs + 1 && c.legNxt != c.legAck;
+}
+
 function feed(c: Connection): void {
   const s = state();
   const ended = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1;
@@ -308,7 +329,7 @@ function feed(c: Connection): void {
   const stop = earlier(dataEnd, later(c.legEdge, c.legNxt));
   const ack = deliveredTo(c);
   let sent = false;
-  while (before(c.legNxt, stop)) {
+  while (before(c.legNxt, stop) && !isUnconfirmed(c)) {
     if (!hasRoom()) {
       markPump(c);
       return;
@@ -319,17 +340,18 @@ function feed(c: Connection): void {
     c.legNxt += length;
     sent = true;
   }
-  if (ended && c.legNxt == c.finSeq && mayEnd(c) && hasRoom()) {
+  if (ended && c.legNxt == c.finSeq && !isUnconfirmed(c) && mayEnd(c) && hasRoom()) {
     sendToServer(c, ACK | FIN, c.legNxt, ack, 0);
     c.legNxt++;
     sent = true;
   }
   const asked = (c.flags & (Flag.ForceAck | Flag.WindowMoved)) != 0;
   // While we owe, the client's ACK moves the window alone.
-  if (!sent && (after(ack, c.legUna) || asked || owes(c))) {
+  if (!sent && !isUnconfirmed(c) && (after(ack, c.legUna) || asked || owes(c))) {
     sendToServer(c, ACK, c.legNxt, ack, 0);
+    sent = true;
   }
-  c.flags &= ~(<u32> (Flag.ForceAck | Flag.WindowMoved));
+  if (sent || !isUnconfirmed(c)) c.flags &= ~(<u32> (Flag.ForceAck | Flag.WindowMoved));
   if (c.phase == Phase.Closed) {
     // Its timer counts the time it lingers.
   } else if (c.legNxt != c.legAck) {

@@ -45,7 +45,7 @@ import { digestAhead, startOver } from "./comparing";
 import { settleLastPoint } from "./cutting";
 import { refuse, sendFin, sendReset } from "./ending";
 import { hasServersFin } from "./takeover";
-import { hasRoom, resetServer, sendSyn } from "./output";
+import { hasRoom, resetServer } from "./output";
 
 /** What its server had said of an end, which another may say otherwise. */
 const ENDS: u32 = Flag.ServerFin | Flag.FinHeld | Flag.ResetHeld | Flag.Judged | Flag.PeerGone |
@@ -140,9 +140,8 @@ export function replay(): void {
     for (let i: u32 = 0; i < s.highWater; i++) {
       const c = at(i);
       if ((s.now - c.seenAt <= WAITING_MS) != (turn == 0)) continue;
-      if (c.phase == Phase.Syn) {
-        if (c.reason == Reason.None && hasRoom()) sendSyn(c);
-      } else if (has(c, Flag.Logged) && c.leg == Leg.None && isOpen(c)) markPump(c);
+      const isPlayed = has(c, Flag.Logged) && c.leg == Leg.None && isOpen(c);
+      if (isPlayed || c.phase == Phase.Syn) markPump(c);
     }
   }
 }

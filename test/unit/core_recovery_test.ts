@@ -6,6 +6,8 @@
  *   only the last question's answer counts, and each SYN-ACK is answered with RST
  *   while connections have no server no SYN reaches one, and what an old one says to it is left over
  *   what died with such a server ends no connection when the next one lives
+ *   more SYNs than a pass has room for all go to the next server
+ *   what a server hears begins with the stream's first octet until its kernel has acknowledged one
  */
 import { deepStrictEqual, strictEqual } from "node:assert/strict";
 import { CLIENT_V4, CLIENT_V6, Driver, on, PORT, SERVICE_V4, SERVICE_V6 } from "./core_driver.ts";
@@ -18,8 +20,8 @@ const YES = 1;
 const NO = 2;
 
 /** A primary in log mode whose server listens. */
-function serving(family: 4 | 6 = 4): Driver {
-  const driver = new Driver({ family });
+function serving(family: 4 | 6 = 4, capacity = 64): Driver {
+  const driver = new Driver({ family, capacity });
   driver.core.wasm.setLogMode(1);
   driver.takeOver();
   effect(driver, ({ replay }) => replay());
@@ -114,6 +116,21 @@ Deno.test("a SYN waits while there is no server, and goes to the next one", () =
   deepStrictEqual(said.map(({ flags, seq }) => [flags, seq]), [[TcpFlag.syn, CLIENT_ISS]]);
   const [synAck] = on("net", driver.pass({ app: [answer(said[0], TcpFlag.syn, SERVER_ISS)] }));
   strictEqual(parsePacket(synAck).flags, TcpFlag.syn | TcpFlag.ack);
+});
+
+Deno.test("SYNs that have waited and do not fit into one pass go in the next ones", () => {
+  const driver = serving(4, 5000);
+  effect(driver, ({ detach }) => detach());
+  const ports = Array.from({ length: 5000 }, (_, i) => 20_000 + i);
+  for (const sourcePort of ports) {
+    deepStrictEqual(driver.pass({ net: [fromClient({ sourcePort, flags: TcpFlag.syn })] }), []);
+  }
+  const first = effect(driver, ({ replay }) => replay());
+  const all = [...first, ...on("app", driver.drain())].map(parsePacket);
+  strictEqual(first.length < ports.length, true, `${first.length} in one pass`);
+  deepStrictEqual(all.map(({ flags, sourcePort }) => [flags, sourcePort]), [
+    ...ports.map((port) => [TcpFlag.syn, port]),
+  ]);
 });
 
 Deno.test("what a server accepts while connections leave it is nobody's, and its end nobody's end", () => {
@@ -229,4 +246,29 @@ Deno.test("a client that has both FINs is told nothing by the next server's repl
     deepStrictEqual(on("net", [...outputs, ...driver.drain()]), []);
   }
   strictEqual(driver.core.wasm.behind(), 0);
+});
+
+Deno.test("until a kernel has acknowledged an octet, all that it hears begins with the first", () => {
+  const driver = answered();
+  leave(driver);
+  // It has said a SYN cookie and forgotten it, and has no room for a connection yet.
+  const heard = replayed(driver);
+  const flags = TcpFlag.fin | TcpFlag.ack;
+  const more = [
+    fromClient({ seq: CLIENT_ISS + 4, ack: SERVER_ISS + 1001, payload: REQUEST }),
+    fromClient({ seq: CLIENT_ISS + 7, ack: SERVER_ISS + 1001, window: 999 }),
+    fromClient({ seq: CLIENT_ISS + 7, ack: SERVER_ISS + 1001, flags }),
+  ];
+  for (let round = 0; round < 20; round++) {
+    const outputs = [...driver.pass({ net: more.splice(0, 1) }), ...driver.drain()];
+    heard.push(...on("app", outputs).map(parsePacket));
+    driver.nowMs += 10;
+  }
+  strictEqual(heard.length > 2, true, "it is repeated");
+  deepStrictEqual([...new Set(heard.map(({ seq }) => seq))], [CLIENT_ISS + 1]);
+  deepStrictEqual([...heard.at(-1)!.payload], [...REQUEST, ...REQUEST]);
+  // It has room now, and the rest follows.
+  const answers = [fromServer({ seq: NEXT_ISS + 1, ack: CLIENT_ISS + 7, payload: ANSWER })];
+  const [fin] = on("app", driver.pass({ app: answers })).map(parsePacket);
+  deepStrictEqual([fin.flags, fin.seq], [flags, CLIENT_ISS + 7]);
 });
