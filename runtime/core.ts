@@ -169,7 +169,7 @@ export interface CoreExports {
   recordsUsed(): number;
   /** Indices below this may be in use. */
   highWater(): number;
-  /** Free octets for input logs and parked flights. */
+  /** Free octets for input logs and parked flights; above 2 GiB as a negative number, as `>>> 0` mends. */
   blockOctetsFree(): number;
   /** Address of a record, 0 when it is free or out of range: read it with the offsets below. */
   recordAt(index: number): number;

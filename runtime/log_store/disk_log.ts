@@ -142,7 +142,7 @@ export class DiskLog {
     this.fd = eventFd;
     this.#segmentOctets = segmentOctets;
     this.#slackOctets = slackOctets;
-    this.#memoryOctets = core.wasm.blockOctetsFree();
+    this.#memoryOctets = core.wasm.blockOctetsFree() >>> 0;
     this.#core = core;
     this.#ring = new Ring(ring, eventFd);
     this.#logLimit = logLimit;
@@ -393,7 +393,7 @@ export class DiskLog {
     // does not help there, and time does.
     const since = Math.max(this.#oldest, this.#toldFrom);
     const octets = (this.#segment - since) * this.#segmentOctets;
-    const kept = this.#memoryOctets - wasm.blockOctetsFree();
+    const kept = this.#memoryOctets - (wasm.blockOctetsFree() >>> 0);
     if (octets <= 2 * kept + this.#slackOctets) return;
     this.#tellBelow = this.#segment;
     this.#toldFrom = this.#segment;

@@ -80,7 +80,7 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     card: { state: service.card.state, seen: service.card.seen },
     appHangs: service.isUnhealthy || core.wasm.hangs() !== 0,
     lastTakeover: service.lastTakeover,
-    counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() },
+    counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() >>> 0 },
     arbitration: inWallTime(replica.arbitration),
     spareOf: replica.isSpare ? replica.partner : null,
     speaks: replica.maySpeak(nowMs),
