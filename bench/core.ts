@@ -313,7 +313,14 @@ class CoreBench {
       { name: "wasm", act: () => scene.apply(), things: count },
       { name: "ts (decoded only)", act: () => decodeRecords(message), things: count },
     ]);
-    const frame = { kind: "data", epoch: 3, seq: 70_000, committed: 69_999, bodyLength: 1500 };
+    const frame = {
+      kind: "data",
+      epoch: 3,
+      seq: 70_000,
+      committed: 69_999,
+      bodyLength: 1500,
+      further: [],
+    };
     const data = frame as Parameters<typeof encodeFrame>[0];
     const encoded = encodeFrame(data);
     const services = Array.from({ length: 3 }, (_, i) => ({
@@ -324,6 +331,7 @@ class CoreBench {
       asking: false,
       voided: 0,
       invites: true,
+      counted: 0,
     }));
     const beat = {
       kind: "beat" as const,

@@ -10,7 +10,7 @@
  *   emit arena      EMIT_SIZE                           segments we make wait for the next pass
  *   hold ring       HOLD_SIZE                           the caller stops reading the server's side
  *   message body    BODY_SIZE                           records wait for the next message
- *   inbox           INBOX_SIZE                          the caller stops receiving
+ *   inboxes         INBOX_SIZE, INBOX2_SIZE             the caller stops receiving
  *   records         capacity * sizeof(Connection)       new connections pass unprotected
  *   comparisons     capacity * COMPARISON_SIZE          as many as records
  *   range nodes     RANGE_NODES                         the connection becomes unprotected
@@ -28,7 +28,7 @@ export const OUT_MAX: u32 = 4096;
 /** Octets of an entry of the output list, see output.ts. */
 export const OUT_ENTRY: u32 = 32;
 /** Room before the body, for the caller's envelope. */
-export const BODY_HEADROOM: u32 = 64;
+export const BODY_HEADROOM: u32 = 128;
 /** Segments the core itself makes in one pass: feeder, acknowledgements, parked flight. */
 export const EMIT_SIZE: u32 = 4 << 20;
 /** Segments that wait for their commit. */
@@ -37,6 +37,8 @@ export const HOLD_SIZE: u32 = 16 << 20;
 export const BODY_SIZE: u32 = 4 << 20;
 /** Received replication octets that are not decoded yet; holds at least one whole message. */
 export const INBOX_SIZE: u32 = 8 << 20;
+/** The same from a second peer (of more than two replicas, a standby has one on each side): one whole message. */
+export const INBOX2_SIZE: u32 = (4 << 20) + (64 << 10);
 /** Out-of-order ranges of all connections together. */
 export const RANGE_NODES: u32 = 65536;
 /** Out-of-order ranges of one connection. */

@@ -24,6 +24,7 @@ import {
   EMIT_SIZE,
   FIN_WAIT_MS,
   HOLD_SIZE,
+  INBOX2_SIZE,
   INBOX_SIZE,
   LAG_BYTES,
   LAG_MS,
@@ -61,7 +62,7 @@ import { onFeederTimeout, pump } from "./segment/feeder";
 import { fromClient } from "./segment/client";
 import { fromServer } from "./segment/server";
 import { noteLife, scanLag } from "./segment/lag";
-import { applyBody } from "./segment/apply";
+import { applyBody, applyNext as applyNextBody } from "./segment/apply";
 import {
   forsake as forsakeAll,
   judgeEnds as judgeAllEnds,
@@ -72,8 +73,10 @@ import { probe as ask } from "./segment/probe";
 import {
   endJoining as endAllJoining,
   joining as joiningOnes,
+  retell as tellAll,
   startBringing,
   tellAgain as tell,
+  unsettled as unsettledOnes,
 } from "./segment/telling";
 import {
   behind as countBehind,
@@ -87,7 +90,10 @@ import { reassemblySize } from "./segment/reassembly";
 import {
   demote as toStandby,
   forgetAll as forgetRecords,
+  goOnAfter as goOn,
+  loseNext as noNext,
   markAll as markRecords,
+  noteNewPrimary as newPrimary,
   oldestTold as oldestSegment,
   promote as toPrimary,
   speak as speakSome,
@@ -113,10 +119,11 @@ function carve(size: usize): usize {
  * @param memoryMiB all of the core's memory, in MiB: 48 to 4095
  * @param capacity connection records: 1 to 4194304
  * @param family of the service address, 4 or 6
+ * @param chained 1 for a second inbox: more than two replicas
  * @returns octets left for input logs and parked flights, 0 when the memory is too small or not to
  * be had, or when called twice
  */
-export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
+export function init(memoryMiB: u32, capacity: u32, family: u32, chained: u32): u32 {
   const s = state();
   if (s.capacity || capacity < 1 || capacity > 1 << 22 || memoryMiB < 48 || memoryMiB > 4095) {
     return 0;
@@ -137,6 +144,7 @@ export function init(memoryMiB: u32, capacity: u32, family: u32): u32 {
   s.hold = carve(HOLD_SIZE);
   s.body = carve(BODY_SIZE + BODY_HEADROOM) + BODY_HEADROOM;
   s.inbox = carve(INBOX_SIZE);
+  s.inbox2 = chained ? carve(INBOX2_SIZE) : 0;
   s.flows = carve(<usize> flows << 3);
   s.records = carve(<usize> capacity * RECORD_SIZE);
   s.comparisons = carve(<usize> capacity * COMPARISON_SIZE);
@@ -260,6 +268,11 @@ export function begin(nowMs: u32): void {
 /** Applies a message body; 0, or 1 + the offset of what is not well formed. */
 export function apply(body: usize, length: u32): u32 {
   return applyBody(body, length);
+}
+
+/** The same of what the next replica of the chain says. */
+export function applyNext(body: usize, length: u32): u32 {
+  return applyNextBody(body, length);
 }
 
 /** Runs the pass: packets, timers, feeder, progress, release. Returns the number of outputs. */
@@ -442,6 +455,11 @@ export function bring(): void {
   if (s.standbyReady && !s.bringing && !s.telling) startBringing();
 }
 
+/** Standby: connections that were told late, and that its server is yet to come to. */
+export function unsettled(): u32 {
+  return unsettledOnes();
+}
+
 /** Connections of which the standby has a part only. */
 export function joining(): u32 {
   return joiningOnes();
@@ -458,6 +476,26 @@ export function endJoining(): void {
  */
 export function tellAgain(below: u32, octets: u32): u32 {
   return tell(below, octets) ? 1 : 0;
+}
+
+/** Before `promote()` with the next replica of the chain: see takeover.ts. */
+export function goOnAfter(sent: u32, confirmed: u32): void {
+  goOn(sent, confirmed);
+}
+
+/** Standby: nobody follows us any more, or somebody who has nothing yet. */
+export function loseNext(): void {
+  noNext();
+}
+
+/** Standby: another one is primary, and goes on with what we were told. */
+export function noteNewPrimary(): void {
+  newPrimary();
+}
+
+/** All is to be told again: returns the segment for `tellAgain()`. */
+export function retell(): u32 {
+  return tellAll();
 }
 
 /** Standby to primary: see takeover.ts; `staying` as there. Returns the number of connections. */
@@ -619,13 +657,14 @@ export function outList(): usize {
 export function body(): usize {
   return state().body;
 }
-/** Address of the inbox, free for the caller's received octets. */
-export function inbox(): usize {
-  return state().inbox;
+/** Address of an inbox, free for octets that the caller receives: 0, or 1 for a second peer. */
+export function inbox(which: u32): usize {
+  return which ? state().inbox2 : state().inbox;
 }
-/** Octets of the inbox. */
-export function inboxSize(): u32 {
-  return INBOX_SIZE;
+/** Octets of it; 0 where there is none. */
+export function inboxSize(which: u32): u32 {
+  if (!which) return INBOX_SIZE;
+  return state().inbox2 ? INBOX2_SIZE : 0;
 }
 /** Octets of an entry of the output list. */
 export function outEntry(): u32 {

@@ -27,7 +27,7 @@
  *   REPORT    standby to primary   committed input and what may still come
  *     +8  rcvNxt | 12 right edge | 16 next octet its server will write; flags 1: it has said FIN there,
  *     2: only an answer to an OPEN that asks: its server accepts, 4: it has accepted the connection,
- *     8: it has been told all there was to tell of it (segment/telling.ts)
+ *     8: it has been told all there was to tell of it (segment/telling.ts), and could go on
  *     +20 up to where its output is the primary's | 24 about where its server has read to
  *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
  *     +8  outputs differ before this octet | 12 and are the same up to this one
@@ -53,6 +53,7 @@ import {
   indexOf,
   isAccepted,
   isBeingTold,
+  Leg,
   Phase,
   Reason,
 } from "./flow/connection";
@@ -303,8 +304,9 @@ export function flushDirty(): void {
       store<u32>(to, readUpTo(c), 52);
     } else if (s.role == Role.Standby) {
       c.edgeReported = c.legAck + s.logLimit;
+      const isLost = c.leg >= Leg.Dead || has(c, Flag.Diverged);
       const flags = (has(c, Flag.ServerFin) ? 1 : 0) | (isAccepted(c) ? 4 : 0) |
-        (c.reason == Reason.Joining ? 0 : 8);
+        (c.reason == Reason.Joining || isLost ? 0 : 8);
       const to = begin(c, RecordType.Report, flags, REPORT_SIZE);
       store<u32>(to, c.rcvNxt, 8);
       store<u32>(to, c.edgeReported, 12);

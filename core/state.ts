@@ -148,6 +148,7 @@ export class State {
   hold: usize = 0;
   body: usize = 0;
   inbox: usize = 0;
+  inbox2: usize = 0;
   flows: usize = 0;
   flowMask: u32 = 0;
   records: usize = 0;

@@ -20,6 +20,9 @@
  *
  *   live ── suspend() ──> suspended ── attach() ──> connecting, greeting ── resume() ──> live
  *
+ * A standby that others follow (protocol/chain.ts) has two: what the one to the primary brings is handed on over the
+ * other, with its number, after it was applied here.
+ *
  * Limits: BACKLOG_MAX octets wait for the socket at most, and as many for a confirmation; the owner
  * stops reading clients at `isCongested` (half of it), so one more frame of the largest size always
  * fits. `stalledSinceMs` tells how long the peer has taken nothing.
@@ -36,6 +39,12 @@ import {
 } from "./protocol/message.ts";
 import { Retained } from "./retained.ts";
 import { NONCE_LENGTH, RECORD_HEADER, type StreamSeal } from "./seal.ts";
+
+/** Frames without a body that are sent again on another connection. */
+const MUST_ARRIVE: ReadonlySet<Frame["kind"]> = new Set(["handover", "took", "whole", "chain"]);
+
+/** Nobody further down the chain. */
+const NOBODY: readonly number[] = [];
 
 /** Octets that may wait for the socket. */
 export const BACKLOG_MAX = 16 << 20;
@@ -88,6 +97,16 @@ export class Channel {
   owesWord = false;
   /** Primary: the standby has been told that it has all connections. */
   isWhole = false;
+  /** Number of our last message that the peer has applied. */
+  theirs = 0;
+  /** What those have applied who follow us, for the peer to know. */
+  further: readonly number[] = NOBODY;
+  /** The peer should be told at once, as something waits for it. */
+  isFurtherDue = false;
+  /** What the peer was told last. */
+  #saidFurther = NOBODY;
+  /** Which region of the core's memory is the inbox. */
+  readonly region: 0 | 1;
 
   /** Why a frame could not be taken; the channel is of no more use then. */
   refused: string | null = null;
@@ -124,9 +143,11 @@ export class Channel {
       session: number;
       link: number | null;
       nowMs: number;
+      region: 0 | 1;
     },
   ) {
     this.fd = fd;
+    this.region = options.region;
     this.peer = options.peer;
     this.session = options.session;
     this.link = options.link;
@@ -138,8 +159,8 @@ export class Channel {
     this.sinceMs = options.nowMs;
     this.#core = options.core;
     this.#base = options.base;
-    this.#inbox = options.core.wasm.inbox();
-    this.#inboxSize = options.core.wasm.inboxSize();
+    this.#inbox = options.core.wasm.inbox(this.region);
+    this.#inboxSize = options.core.wasm.inboxSize(this.region);
   }
 
   /** True while octets wait for the socket. */
@@ -156,6 +177,11 @@ export class Channel {
   /** True when the peer should be told what was applied, though nothing waits for it. */
   get owesConfirmation(): boolean {
     return this.#retained !== null && this.#unconfirmed > UNCONFIRMED_MAX;
+  }
+
+  /** True when the peer does not know yet what those who follow us have applied. */
+  get owesFurther(): boolean {
+    return this.further !== this.#saidFurther;
   }
 
   /** True when another connection could take this one's place. */
@@ -266,8 +292,7 @@ export class Channel {
   send(frame: Frame, nowMs: number): void {
     const envelope = encodeFrame(frame);
     // Of the others, what is kept is said again when the channel is resumed.
-    const mustArrive = frame.kind === "handover" || frame.kind === "took" ||
-      frame.kind === "whole";
+    const mustArrive = MUST_ARRIVE.has(frame.kind);
     if (mustArrive && !this.#retain(null, framed(envelope))) return;
     if (this.suspendedSinceMs === null) this.#say(envelope, nowMs);
   }
@@ -342,8 +367,8 @@ export class Channel {
     const { bytes, wasm } = this.#core;
     const bodyLength = wasm.bodyLength();
     const seq = wasm.messageSeq() >>> 0;
-    const committed = this.kept;
-    const envelope = encodeFrame({ kind: "data", epoch, seq, committed, bodyLength });
+    const { kept: committed, further } = this;
+    const envelope = encodeFrame({ kind: "data", epoch, seq, committed, bodyLength, further });
     let at = wasm.body() - envelope.length - 2;
     bytes[at] = envelope.length >> 8;
     bytes[at + 1] = envelope.length;
@@ -370,16 +395,50 @@ export class Channel {
 
   /** Tells the peer what is kept here, when it does not know yet. */
   acknowledge(epoch: number, nowMs: number): void {
-    if (this.acknowledged === this.kept || this.suspendedSinceMs !== null) return;
+    const isNews = this.acknowledged !== this.kept || this.isFurtherDue;
+    if (!isNews || this.suspendedSinceMs !== null) return;
     this.#noteWord();
-    this.send({ kind: "data", epoch, seq: 0, committed: this.kept, bodyLength: 0 }, nowMs);
+    const { kept: committed, further } = this;
+    this.send({ kind: "data", epoch, seq: 0, committed, bodyLength: 0, further }, nowMs);
   }
 
   /** The peer is being told what is kept. */
   #noteWord(): void {
     this.acknowledged = this.kept;
+    this.isFurtherDue = false;
+    this.#saidFurther = this.further;
     this.#unconfirmed = 0;
     this.owesWord &&= this.kept !== this.applied;
+  }
+
+  /** Hands a message on that another channel brought, from the core's memory at `body`. */
+  handOn(frame: Frame & { kind: "data" }, body: number, nowMs: number): void {
+    const { epoch, seq, bodyLength } = frame;
+    const { kept: committed } = this;
+    const envelope = encodeFrame({
+      kind: "data",
+      epoch,
+      seq,
+      committed,
+      bodyLength,
+      further: NOBODY,
+    });
+    const text = 2 + envelope.length + bodyLength;
+    const head = this.#seal === null ? 0 : RECORD_HEADER;
+    const at = this.#reserve(head + text, nowMs);
+    if (at === null) return;
+    const { bytes, address } = this.#backlog;
+    const start = at + head;
+    bytes[start] = envelope.length >> 8;
+    bytes[start + 1] = envelope.length;
+    bytes.set(envelope, start + 2);
+    bytes.set(this.#core.bytes.subarray(body, body + bodyLength), start + 2 + envelope.length);
+    if (this.#seal !== null) {
+      const place = { bytes, at, address: address + BigInt(at) };
+      if (!this.#seal.seal(place, text)) return this.close();
+    }
+    this.#tail += head + text;
+    this.flush(nowMs);
   }
 
   /** Seals a frame, if it is to be, where it waits. */

@@ -13,7 +13,7 @@
  *     control = "/run/holdfast/a.sock"      Unix socket for commands; default /run/holdfast/<name>.sock
  *
  *     [[peer]]                              another host; none: the service has no standby. Of several the
- *                                           first that is there is the standby, the others are spares
+ *                                           first that is there is the standby, the others follow it in a chain
  *     name = "b"
  *     links = [ { local = "10.0.0.1:7946", remote = "10.0.0.2:7946" } ]
  *
@@ -40,6 +40,7 @@
  *     health = { command = ["curl", "-fsS", "http://10.0.0.100/health"] }
  *                                           run in the namespace every = "1s", killed at timeout = "2s";
  *                                           failures = 3 in a row: the server hangs. Default: never asked
+ *     commit_copies = 1                     how many other replicas must hold what leaves; of several [[peer]]
  *     determinism = "none"                  none | faketime: run sees a clock that stands still at
  *     clock_base = "2026-01-01T00:00:00Z"     clock_base, and the same random numbers everywhere
  *     netns = "hf-web"                      default hf-<name>
@@ -206,6 +207,8 @@ export interface ServiceConfig {
   unprotectable: "pass" | "refuse";
   /** How long a FIN or RST of one server waits for the other's, milliseconds. */
   finWaitMs: number;
+  /** How many other replicas must hold what the primary lets out. */
+  commitCopies: number;
   /** How far one server may lag behind the other, octets. */
   lagBytes: number;
   /** How long one server may lag behind the other, milliseconds. */
@@ -592,6 +595,7 @@ const SCHEMA = table("the top level", {
         prefer: v.optional(name()),
         mode: v.optional(choice("hot", "log"), "hot"),
         commit: v.optional(choice("strict", "ack"), "strict"),
+        commit_copies: v.optional(wholeNumber(1, LIMITS.peers), 1),
         run: v.optional(command()),
         user: v.optional(matching(/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?$/, "the name of a user")),
         health: v.optional(
@@ -790,6 +794,23 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
         });
       }
     }
+    const copies = service.commit_copies;
+    if (typeof copies === "number" && copies > 1) {
+      const most = Math.max(1, tablesAt(raw.peer).length);
+      if (copies > most) {
+        problems.push({
+          path: `${path}.commit_copies`,
+          message: `found ${copies} beside ${
+            tablesAt(raw.peer).length
+          } tables [[peer]], allowed: at most ${most}`,
+        });
+      } else if (service.commit === "ack") {
+        problems.push({
+          path: `${path}.commit_copies`,
+          message: `found ${copies} beside commit = "ack", allowed: commit = "strict", or 1`,
+        });
+      }
+    }
     if (mode === "log" && service.log_limit !== undefined) {
       problems.push({
         path: `${path}.log_limit`,
@@ -805,7 +826,7 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
           "all of the log is kept",
       });
     }
-    problems.push(...hintProblems(service, path));
+    problems.push(...hintProblems(service, path, peers.length));
     if (service.determinism === "faketime" && service.run === undefined) {
       problems.push({
         path: `${path}.determinism`,
@@ -863,9 +884,18 @@ function arbiterKind(raw: Record<string, unknown>): string | null {
 }
 
 /** What a service that hints at what its streams are cannot have. */
-function hintProblems(service: Record<string, unknown>, path: string): ConfigProblem[] {
+function hintProblems(
+  service: Record<string, unknown>,
+  path: string,
+  peers: number,
+): ConfigProblem[] {
   if (service.hint === undefined || service.hint === "none") return [];
   const found = `found ${show(service.hint)}`;
+  if (peers > 1) {
+    // A log is cut when the standby can do without; of those behind it nobody asks.
+    const message = `${found} beside ${peers} tables [[peer]], allowed: one peer at most`;
+    return [{ path: `${path}.hint`, message }];
+  }
   if (service.divergence === "ignore") {
     // A hint that is wrong shows in what is compared, and nowhere else.
     const message =
@@ -1020,6 +1050,7 @@ function toConfig(document: Document, file: string): Config {
       prefer: s.prefer ?? null,
       mode: s.mode,
       commit: s.commit,
+      commitCopies: s.commit_copies,
       run: s.run ?? null,
       user: s.user ?? null,
       health: s.health === undefined ? null : {

@@ -435,6 +435,12 @@ export function renderMetrics(status: NodeStatus): string {
       services.map((service) => [{ service: service.name }, service.protected ? 1 : 0]),
     ),
     family(
+      "holdfast_service_copies",
+      "gauge",
+      "Primary: other replicas that have all connections and could go on alone.",
+      services.map((service) => [{ service: service.name }, service.copies.held]),
+    ),
+    family(
       "holdfast_connections",
       "gauge",
       "Live connections by protection.",

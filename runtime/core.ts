@@ -20,10 +20,11 @@ export interface CoreExports {
    * @param memoryMiB all of the core's memory, in MiB: 48 to 4095
    * @param capacity connection records: 1 to 4194304
    * @param family of the service address, 4 or 6
+   * @param chained 1 for a second inbox: more than two replicas
    * @returns octets left for input logs and parked flights, 0 when the memory is too small or not to
    * be had, or when called twice
    */
-  init(memoryMiB: number, capacity: number, family: number): number;
+  init(memoryMiB: number, capacity: number, family: number, chained?: number): number;
   /** Settings of the service. `v0`..`v3`: its address as four words in memory order. */
   configure(
     v0: number,
@@ -56,6 +57,8 @@ export interface CoreExports {
   begin(nowMs: number): void;
   /** Applies a message body; 0, or 1 + the offset of what is not well formed. */
   apply(address: number, length: number): number;
+  /** Standby: the same of what the next replica of the chain says. */
+  applyNext(address: number, length: number): number;
   /** Runs the pass: packets, timers, feeder, progress, release. Returns the number of outputs. */
   run(netPackets: number, appPackets: number): number;
   /** The part of a pass after the packets; also on its own, after `promote()` or `speak()`. */
@@ -107,10 +110,23 @@ export interface CoreExports {
   forsake(): number;
   /** The standby's server works again: what it has lost is to be told once more. */
   bring(): void;
+  /** Standby: connections that were told late, and that its server is yet to come to. */
+  unsettled(): number;
   /** Connections of which the standby has a part only. */
   joining(): number;
   /** Log mode: the disk has stored all that `tellAgain()` told. */
   endJoining(): void;
+  /** Standby: nobody follows us any more, or somebody who has nothing yet. */
+  loseNext(): void;
+  /** Standby: another one is primary, and goes on with what we were told. */
+  noteNewPrimary(): void;
+  /** All is to be told again to who has come further down the chain: the segment for `tellAgain()`. */
+  retell(): number;
+  /**
+   * Before `promote()` with the next replica of the chain as the standby: message `sent` is the last that was
+   * handed on to it, and it has confirmed those up to `confirmed`.
+   */
+  goOnAfter(sent: number, confirmed: number): void;
   /**
    * Standby to primary: see core/segment/takeover.ts. Returns the number of connections.
    *
@@ -203,10 +219,10 @@ export interface CoreExports {
   bodySize(): number;
   /** Octets before `body()` that belong to the caller. */
   bodyHeadroom(): number;
-  /** Address of the inbox, free for the caller's received octets. */
-  inbox(): number;
+  /** Address of an inbox, free for octets that the caller receives: 0, or 1 for a second peer. */
+  inbox(which?: number): number;
   /** Octets of the inbox. */
-  inboxSize(): number;
+  inboxSize(which?: number): number;
   /** Octets of a record. */
   recordSize(): number;
   /** RFC 1071 sum of `length` octets at `at`, folded, in memory order, not complemented. */
@@ -232,7 +248,7 @@ export interface CoreExports {
 export const CoreRole = { silent: 0, standby: 1, primary: 2 } as const;
 
 /** Who is our standby after `promote()`, `Staying` in core/segment/takeover.ts. */
-export const Staying = { nobody: 0, peer: 1, store: 2 } as const;
+export const Staying = { nobody: 0, peer: 1, store: 2, next: 3 } as const;
 
 /** Counters in the core's order, `Counter` in core/state.ts. */
 export const COUNTER_NAMES = [
@@ -360,6 +376,8 @@ export interface CoreOptions {
   logLimit: number;
   /** Refuse connections that cannot be protected. */
   refuseUnprotectable: boolean;
+  /** More than two replicas: there is a second inbox. */
+  chained?: boolean;
 }
 
 /** An instance with views over its memory. */
@@ -408,7 +426,12 @@ export function loadCore(options: CoreOptions): Core {
   const instance = new WebAssembly.Instance(coreModule(), {});
   const wasm = instance.exports as unknown as CoreExports;
   const { address } = options;
-  const left = wasm.init(options.memoryMiB, options.capacity, address.length === 4 ? 4 : 6);
+  const left = wasm.init(
+    options.memoryMiB,
+    options.capacity,
+    address.length === 4 ? 4 : 6,
+    options.chained ? 1 : 0,
+  );
   if (left === 0) {
     throw new RangeError(
       `Cannot lay out the packet core in ${options.memoryMiB} MiB for ${options.capacity} ` +

@@ -39,9 +39,11 @@ import type {
   LoopSwitch,
 } from "./loop/messages.ts";
 import { LoopWatch } from "./protocol/loop_watch.ts";
+import type { Role } from "./protocol/message.ts";
 import type { Verdict } from "./protocol/replica.ts";
 import type {
   ConnectionInfo,
+  CopiesStatus,
   DaemonApi,
   DiskLogStatus,
   NodeStatus,
@@ -150,6 +152,7 @@ class Daemon implements DaemonApi {
         addressBytes: parseAddress(service.address).bytes,
         ports: service.ports,
         commit: service.commit,
+        copies: service.commitCopies,
         divergence: service.divergence,
         logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
         rejoinLimit: service.rejoinLimitBytes,
@@ -420,7 +423,9 @@ class Daemon implements DaemonApi {
     let verdict: Verdict;
     try {
       const { granted, value } = await arbiter.claim(service, claim);
-      verdict = granted ? { ticket, kind: "granted" } : { ticket, kind: "lost", value };
+      verdict = granted
+        ? { ticket, kind: "granted", heirs: value?.heirs }
+        : { ticket, kind: "lost", value };
     } catch (error) {
       verdict = { ticket, kind: "unreachable", why: (error as Error).message.slice(0, 200) };
     }
@@ -520,11 +525,13 @@ class Daemon implements DaemonApi {
             ...(service.spareOf === null
               ? []
               : [`spare: ${service.spareOf} is primary and has another standby`]),
+            ...copiesWarnings(service.role, service.copies),
             ...storeWarnings(service.store),
             ...(service.card.seen === null ? [] : [`${config.interface}: ${service.card.seen}`]),
           ],
           recovery: service.recovery,
           store: service.store,
+          copies: service.copies,
         };
       }),
       peers: this.#config.peers.map((peer) => ({
@@ -658,6 +665,12 @@ class Daemon implements DaemonApi {
       }
     }
   }
+}
+
+/** More copies are wanted than there are. */
+function copiesWarnings(role: Role, { held, wanted }: CopiesStatus): string[] {
+  if (role !== "primary" || wanted < 2 || held >= wanted) return [];
+  return [`held by ${held} other replicas, commit_copies is ${wanted}`];
 }
 
 function storeWarnings(store: DiskLogStatus | null): string[] {

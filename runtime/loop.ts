@@ -61,6 +61,7 @@ import {
   type Situation,
 } from "./protocol/judge.ts";
 import type { Keeper } from "./protocol/keepers.ts";
+import { confirmedBy } from "./protocol/chain.ts";
 import { Keyring } from "./protocol/keyring.ts";
 import { type Frame, MessageError } from "./protocol/message.ts";
 import { type Effect, type Evidence, PROBE_MS } from "./protocol/replica.ts";
@@ -118,8 +119,10 @@ class DataLoop {
   readonly #refusals = new Refusals((text, fields) => log("warn", text, fields));
   readonly #beats: Beats;
   readonly #channels: Channels;
-  readonly #polls = new Memory(8 * 256);
+  readonly #polls = new Memory(8 * 1024);
   #pollCount = 0;
+  /** What comes over it is the old primary's, though we are primary already. */
+  #drained: Channel | null = null;
   #stopping = false;
   #longestPassMs = 0;
   readonly #priority = new Priority(SLICE_US);
@@ -269,7 +272,9 @@ class DataLoop {
       // A standby whose disk is far behind takes no more from the primary.
       let events = isHeldByDisk(service) ? 0 : POLLIN;
       if (channel !== null && (!channel.connected || channel.hasBacklog)) events |= POLLOUT;
-      this.#add(channel?.fd ?? -1, events);
+      this.#add(service.isNextCongested ? -1 : channel?.fd ?? -1, events);
+      const next = service.next?.channel;
+      this.#add(next?.fd ?? -1, next?.hasBacklog ? POLLIN | POLLOUT : POLLIN);
       this.#add(service.disk?.fd ?? -1, POLLIN);
       this.#add(service.claim.fd, POLLIN);
       this.#add(service.claim.watchFd, POLLIN);
@@ -317,6 +322,7 @@ class DataLoop {
         if (!channel.connected) this.#channels.finishConnect(service, channel, nowMs);
         else channel.flush(nowMs);
       }
+      if ((this.#events(index++) & POLLOUT) !== 0) service.next?.channel.flush(nowMs);
       if (this.#events(index++) !== 0) service.disk?.clearEvent();
       if (this.#events(index++) !== 0) {
         service.claim.answerNeighbours(service.replica.maySpeak(performance.now()));
@@ -339,15 +345,33 @@ class DataLoop {
       }
       // TCP tells nobody that a host has lost its power, while nothing is sent to it.
       const { replica } = service;
-      if (novelty === "reborn" && replica.role === "standby" && replica.partner === node) {
+      if (novelty === "reborn" && replica.role === "standby" && replica.upstream === node) {
         this.#channels.close(service, "the peer has started again", nowMs);
+      }
+      if (novelty === "reborn" && service.next?.channel.peer === node) {
+        this.#channels.closeNext(service, "the peer has started again", nowMs);
       }
       const heard = { node, nowMs, echoedMs, token };
       this.#perform(service, replica.handleBeat(said, heard), nowMs);
-      if (replica.partner !== node) continue;
+      if (replica.partner !== node) {
+        this.#noteFurther(service, node, said.ready);
+        continue;
+      }
       if (said.ready && !service.peerReady) service.core.wasm.bring();
       service.peerReady = said.ready;
     }
+  }
+
+  /** Primary: one further down, whose server works again, has lost its connections: all is told once more. */
+  #noteFurther(service: Service, node: string, isReady: boolean): void {
+    const { chain, core, further, replica } = service;
+    if (replica.role !== "primary") return;
+    const before = further.get(node);
+    further.set(node, { isReady, wasReady: isReady || (before?.wasReady ?? false) });
+    if (!isReady || before === undefined || before.isReady || !before.wasReady) return;
+    if (!chain.names.some((name) => name.node === node)) return;
+    service.tellBelow = core.wasm.retell();
+    service.isTold = false;
   }
 
   #handleFrame(service: Service, channel: Channel, frame: Frame, body: number): void {
@@ -361,7 +385,11 @@ class DataLoop {
           throw new MessageError(`data of epoch ${frame.epoch}, known is ${channel.epoch}`);
         }
         channel.epoch = frame.epoch;
-        service.noteKept("standby", frame.committed);
+        channel.theirs = frame.committed;
+        if (this.#options.peers.length < 2) service.noteKept("standby", frame.committed);
+        else if (replica.role === "primary" && channel !== this.#drained) {
+          service.chain.setNumbers(frame.further);
+        }
         if (frame.bodyLength === 0) return;
         const trouble = wasm.apply(body, frame.bodyLength);
         if (trouble !== 0) {
@@ -369,8 +397,28 @@ class DataLoop {
         }
         channel.applied = frame.seq;
         this.#keep(service, channel, frame, body);
+        if (replica.role !== "standby" && channel !== this.#drained) return;
+        service.lastSeq = frame.seq;
+        service.next?.channel.handOn(frame, body, nowMs);
         return;
       }
+      case "chain":
+        if (!channel.open) throw new MessageError("chain before the greeting");
+        // It may have been said before a hand-over came there. Of two hosts nobody is further down, and telling
+        // again would count the segments of a log on disk.
+        if (replica.role !== "primary" || this.#options.peers.length < 2) return;
+        service.chain.setNames(frame.names, wasm.messageSeq() - 1);
+        if (service.chain.isTelling) {
+          service.tellBelow = wasm.retell();
+          service.isTold = false;
+        }
+        return;
+      case "lead":
+        if (!channel.open || replica.role !== "standby") throw new MessageError("lead out of turn");
+        channel.epoch = Math.max(channel.epoch, frame.epoch);
+        wasm.noteNewPrimary();
+        service.next?.channel.send(frame, nowMs);
+        return;
       case "welcome":
         if (channel.open || replica.role !== "standby") {
           throw new MessageError("welcome out of turn");
@@ -382,10 +430,12 @@ class DataLoop {
         channel.epoch = frame.epoch;
         wasm.setMssMax(service.mssFor(Math.min(options.mtu, frame.mtu)));
         wasm.setPeerLogLimit(frame.logLimit);
+        this.#channels.closeNext(service, "this node begins anew", nowMs);
         this.#forget(service, nowMs);
         wasm.setRole(CoreRole.standby);
         service.disk?.noteForgotten();
         service.disk?.changeSource(false);
+        service.lastSeq = 0;
         replica.handleChannelUp(frame.epoch);
         log("info", "following", {
           service: options.name,
@@ -446,6 +496,48 @@ class DataLoop {
     throw new MessageError("the disk is too slow for what it brings");
   }
 
+  /** What who follows us says: for the primary to know, but for what it could go on from. */
+  #handleNextFrame(service: Service, next: Channel, frame: Frame, body: number): void {
+    const { chain, channel, core: { wasm } } = service;
+    const nowMs = performance.now();
+    switch (frame.kind) {
+      case "data": {
+        if (frame.epoch < next.epoch) {
+          throw new MessageError(`data of epoch ${frame.epoch}, known is ${next.epoch}`);
+        }
+        next.epoch = frame.epoch;
+        next.theirs = frame.committed;
+        chain.setNumbers([frame.committed, ...frame.further]);
+        if (channel !== null) {
+          channel.further = chain.numbers;
+          channel.isFurtherDue = service.options.copies > 1;
+        }
+        const trouble = wasm.applyNext(body, frame.bodyLength);
+        if (trouble !== 0) {
+          throw new MessageError(`record at offset ${trouble - 1} is not well formed`);
+        }
+        if (frame.bodyLength > 0) next.applied = next.kept = frame.seq;
+        return;
+      }
+      case "chain":
+        return this.#channels.nameChain(service, frame.names, nowMs);
+      default:
+        throw new MessageError(`frame ${frame.kind} out of turn`);
+    }
+  }
+
+  /** Primary of a chain: what is confirmed by all of it who have to; and who has all. */
+  #commit(service: Service, nowMs: number): void {
+    if (this.#options.peers.length < 2) return;
+    const { chain, channel, core: { wasm }, replica } = service;
+    if (replica.role !== "primary" || channel === null || !channel.open) return;
+    const first = channel.theirs;
+    const released = confirmedBy(replica.keepers, { first, standby: replica.partner });
+    service.noteKept("standby", released);
+    chain.noteStandby(first);
+    chain.step(replica, { sent: wasm.messageSeq() - 1, released, nowMs });
+  }
+
   // Forwarding ----------------------------------------------------------------------------------
 
   /** One pass for one service; true when packets or messages moved. */
@@ -455,7 +547,19 @@ class DataLoop {
     let { channel } = service;
     wasm.begin(nowMs >>> 0);
     let busy = false;
-    if (channel !== null && channel.connected && !isHeldByDisk(service)) {
+    const { next } = service;
+    if (next !== null) {
+      const trouble = next.channel.receive((frame, body) => {
+        busy = true;
+        this.#handleNextFrame(service, next.channel, frame, body);
+      });
+      if (trouble !== null && service.next === next) {
+        this.#channels.closeNext(service, trouble, nowMs);
+      }
+    }
+    if (
+      channel !== null && channel.connected && !service.isNextCongested && !isHeldByDisk(service)
+    ) {
       const trouble = channel.receive((frame, body) => {
         busy = true;
         this.#handleFrame(service, channel!, frame, body);
@@ -466,6 +570,7 @@ class DataLoop {
       channel = service.channel;
       this.#beats.sendIfDue();
     }
+    this.#commit(service, nowMs);
     if (service.disk !== null && this.#hearDisk(service, service.disk, nowMs)) busy = true;
     service.isMute = replica.role === "primary" && !replica.maySpeak(performance.now());
     if (service.isMute) return busy;
@@ -512,7 +617,8 @@ class DataLoop {
     const isOpen = channel !== null && channel.open;
     const length = wasm.bodyLength();
     if (length === 0) {
-      const isDue = isOpen && (channel.owesWord || channel.owesConfirmation);
+      const isDue = isOpen &&
+        (channel.owesWord || channel.owesConfirmation || channel.isFurtherDue);
       if (isDue) channel.acknowledge(replica.epoch, nowMs);
     } else {
       const body = bytes.subarray(wasm.body(), wasm.body() + length);
@@ -525,13 +631,23 @@ class DataLoop {
     if (channel?.isClosed) this.#channels.close(service, "its backlog is full", nowMs);
   }
 
-  /** Tells again what the standby or the disk lacks, a part of it with each message. */
+  /** Tells again what the standby, who follows it or the disk lacks, a part of it with each message. */
   #tellAgain(service: Service): void {
-    const { core: { wasm }, channel, disk } = service;
-    const below = disk?.tellBelow ?? 0;
-    const isWanted = below > 0 || (channel !== null && channel.open && wasm.bringing() !== 0);
-    if (!isWanted || service.isDiskSlow || isCrammed(channel)) return;
-    if (wasm.tellAgain(below, TELL_OCTETS) === 0) disk?.noteTold();
+    const { chain, core: { wasm }, channel, disk } = service;
+    // The progress of the last one that was told is in the message that leaves nothing dirty.
+    const isComplete = service.isTold && wasm.dirty() === 0;
+    const below = disk?.tellBelow ?? service.tellBelow;
+    const isLacking = wasm.bringing() !== 0 || (service.tellBelow > 0 && !service.isTold);
+    const isWanted = (disk?.tellBelow ?? 0) > 0 || (channel !== null && channel.open && isLacking);
+    const isCramped = service.isDiskSlow || isCrammed(channel);
+    if (isWanted && !isCramped && wasm.tellAgain(below, TELL_OCTETS) === 0) {
+      disk?.noteTold();
+      service.isTold = service.tellBelow > 0;
+    }
+    if (!isComplete) return;
+    service.isTold = false;
+    service.tellBelow = 0;
+    chain.noteTold(wasm.messageSeq() - (wasm.bodyLength() > 0 ? 0 : 1));
   }
 
   /** Writes the output list; an entry starts as the iovec that writev(2) wants. */
@@ -675,6 +791,8 @@ class DataLoop {
     service.dropKeeper("standby");
     service.channel?.close();
     service.channel = null;
+    service.chain.clear();
+    service.tellBelow = 0;
     log("warn", "standby lost", { service: options.name, why: reason });
     this.#endSwitch(service, `the standby was lost (${reason})`);
   }
@@ -758,6 +876,7 @@ class DataLoop {
     core.wasm.begin(nowMs >>> 0);
     service.channel?.close();
     service.channel = null;
+    service.chain.clear();
     this.#endSwitch(service, reason);
     log("error", "retired", { service: options.name, why: reason });
   }
@@ -781,6 +900,7 @@ class DataLoop {
     const suspectMs = performance.now();
     const peerStays = effect.reason !== "start" && effect.reason !== "peer-silent";
     if (!peerStays && service.channel !== null) this.#drainChannel(service);
+    const confirmed = this.#adoptNext(service, effect, nowMs);
     const { disk } = service;
     if (effect.afresh) {
       this.#forget(service, nowMs);
@@ -789,12 +909,18 @@ class DataLoop {
     }
     wasm.begin(performance.now() >>> 0);
     const isStored = disk?.keepsAll ?? false;
-    const staying = peerStays ? Staying.peer : isStored ? Staying.store : Staying.nobody;
+    const staying = peerStays
+      ? Staying.peer
+      : confirmed !== null
+      ? Staying.next
+      : isStored
+      ? Staying.store
+      : Staying.nobody;
     const keepers: Keeper[] = isStored ? ["disk"] : [];
-    if (peerStays) keepers.push("standby");
+    if (peerStays || confirmed !== null) keepers.push("standby");
     disk?.changeSource(true);
     const connections = wasm.promote(staying);
-    service.startKeeping(keepers);
+    service.startKeeping(keepers, confirmed === null ? wasm.messageSeq() : confirmed + 1);
     const adoptedMs = performance.now();
     service.claim.claim();
     // Stopped since the arbiter's word, we may have lost it: neighbours are not to be drawn here.
@@ -842,10 +968,43 @@ class DataLoop {
     });
   }
 
+  /**
+   * Who follows us becomes our standby where it stands, or has to begin anew.
+   *
+   * @returns The last message that it has confirmed, null when it does not go on.
+   */
+  #adoptNext(
+    service: Service,
+    { keeps, epoch }: Effect & { kind: "promote" },
+    nowMs: number,
+  ): number | null {
+    const { chain, core: { wasm }, lastSeq, next, replica } = service;
+    if (!keeps || next === null || !next.channel.open) {
+      this.#channels.closeNext(service, "the primary of the chain has changed", nowMs);
+      chain.clear();
+      if (keeps) replica.handleChannelDown("it was lost as this node became primary");
+      return null;
+    }
+    const { channel, logLimit } = next;
+    const [confirmed] = chain.numbers;
+    wasm.goOnAfter(lastSeq, confirmed);
+    wasm.setPeerLogLimit(logLimit);
+    chain.shift(replica.further, lastSeq);
+    service.channel = channel;
+    service.next = null;
+    service.peerReady = false;
+    service.further.clear();
+    service.isTold = false;
+    if (chain.isTelling) service.tellBelow = wasm.retell();
+    channel.send({ kind: "lead", epoch }, nowMs);
+    return confirmed;
+  }
+
   /** Applies everything the peer had sent before it went silent. */
   #drainChannel(service: Service): void {
     const { channel } = service;
     if (channel === null) return;
+    this.#drained = channel;
     // What the disk has no room for was not confirmed, so nobody was told of it.
     for (
       let i = 0;
@@ -859,6 +1018,7 @@ class DataLoop {
       });
       if (trouble !== null || !received) break;
     }
+    this.#drained = null;
     channel.close();
     service.channel = null;
   }
@@ -1141,6 +1301,9 @@ class DataLoop {
     wasm.relay(1);
     const { epoch } = switching;
     this.#perform(service, replica.handleHandedOver(epoch), nowMs);
+    service.chain.clear();
+    service.tellBelow = 0;
+    service.lastSeq = 0;
     channel.send({ kind: "handover", epoch, reason: switching.reason }, nowMs);
     service.judge.handleHandedOver();
     service.announceAtMs = [];
@@ -1247,9 +1410,9 @@ class DataLoop {
 }
 
 /** The standby has room for more of what it has missed. */
-function isBringing({ core, channel, isDiskSlow, replica }: Service): boolean {
+function isBringing({ core, channel, isDiskSlow, isTold, replica, tellBelow }: Service): boolean {
   return channel !== null && channel.open && !isCrammed(channel) && !isDiskSlow &&
-    replica.role === "primary" && core.wasm.bringing() !== 0;
+    replica.role === "primary" && (core.wasm.bringing() !== 0 || (tellBelow > 0 && !isTold));
 }
 
 /** A channel takes nothing now that can wait. */

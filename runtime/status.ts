@@ -131,6 +131,18 @@ export interface ServiceStatus {
   recovery: RecoveryStatus | null;
   /** Log mode: its log on disk; null for in memory. */
   store: DiskLogStatus | null;
+  /** Who else holds the connections. */
+  copies: CopiesStatus;
+}
+
+/** Which other replicas hold the connections of a service. */
+export interface CopiesStatus {
+  /** How many are to: `commit_copies`. */
+  wanted: number;
+  /** Primary: how many of them have all and could go on alone. */
+  held: number;
+  /** Primary: who follows it and has been told all, the nearest first. */
+  chain: string[];
 }
 
 /** A log on disk. */
@@ -312,7 +324,7 @@ export function renderStatus(status: NodeStatus): string {
         service.ports.join(","),
         service.role,
         String(service.epoch),
-        service.protected ? "yes" : "no",
+        renderProtected(service),
         renderApp(service.app),
         renderCounts(service.connections),
       ]),
@@ -346,6 +358,14 @@ export function renderStatus(status: NodeStatus): string {
     blocks.push(table(["JUDGED", "SERVICE", "WHAT", "EVIDENCE"], judgements));
   }
   return clean(blocks.join("\n\n")) + "\n";
+}
+
+/** Whether somebody could go on; and how many could, where that may be more than one. */
+function renderProtected(
+  { copies: { held, chain }, protected: isProtected, role }: ServiceStatus,
+): string {
+  if (!isProtected) return "no";
+  return role === "primary" && chain.length > 1 ? `yes, ${held} of ${chain.length}` : "yes";
 }
 
 function renderArbiter({ arbiter, services }: NodeStatus): string {

@@ -19,6 +19,7 @@
  *   edgeShown  highest right edge it has seen          srvFin    where the server's FIN stands
  *   peerNxt    the standby's rcvNxt (committed)        sndShown  highest octet a client was sent
  *   peerEdge   right edge the standby will store       peerSnd   where the other's server stands
+ *   (of a standby both are about the next replica of the chain)
  *
  * A connection is "direct" when client segments pass through to the local kernel with no more than
  * a rewrite. It is "fed" while we stand between them: always on a standby, and on a primary after a
@@ -271,6 +272,8 @@ export class Connection {
   scanSnd: u32 = 0;
   scanEdge: u32 = 0;
   scanAck: u32 = 0;
+  /** Standby: 1 when the next replica of the chain could go on from the connection too. */
+  next: u32 = 0;
   /** How long our server has stood still in each direction, in milliseconds. */
   writeMs: u32 = 0;
   readMs: u32 = 0;

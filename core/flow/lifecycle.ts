@@ -131,7 +131,8 @@ export function release(c: Connection): void {
 /** Hot mode: no standby that comes later can be played this connection any more. */
 export function stopKeeping(c: Connection): void {
   if (!has(c, Flag.Kept)) return;
-  if (isBeingTold(c) && has(c, Flag.Hot)) {
+  // One that is told again for the sake of others further down stays what it is.
+  if (isBeingTold(c) && has(c, Flag.Hot) && c.reason == Reason.Joining) {
     writeClose(c, CloseHow.Dropped, 0);
     goAlone(c, Reason.NotKept);
   }

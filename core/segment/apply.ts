@@ -13,6 +13,7 @@ import {
   ackSoon,
   dropLog,
   goAlone,
+  markDirty,
   markPump,
   occupy,
   parkFrom,
@@ -62,6 +63,42 @@ export function applyBody(body: usize, length: u32): u32 {
   return 0;
 }
 
+/**
+ * Standby: what the next replica of the chain says of what it was handed on. It speaks to the primary, whom only
+ * the number of what it has applied concerns; we note what it could go on from. Returns as `applyBody()` does.
+ */
+export function applyNext(body: usize, length: u32): u32 {
+  const s = state();
+  let offset: u32 = 0;
+  while (offset < length) {
+    const left = length - offset;
+    const record = body + offset;
+    const type: u32 = left < 8 ? 0 : load<u8>(record);
+    const size = type == RecordType.Report ? REPORT_SIZE : type == RecordType.Fail ? FAIL_SIZE : 0;
+    if (!size || left < size) return offset + 1;
+    const c = named(record);
+    if (s.role == Role.Standby && c !== null) noteNext(c, record, type == RecordType.Fail);
+    count(Counter.PeerRecords);
+    offset += (size + 3) & ~3;
+  }
+  return 0;
+}
+
+function noteNext(c: Connection, record: usize, fails: bool): void {
+  const flags: u32 = load<u8>(record, 1);
+  const isReady = !fails && (flags & 8) != 0 && ((flags & 4) != 0 || has(c, Flag.Logged));
+  c.next = isReady ? 1 : 0;
+  if (!fails) takePlace(c, record);
+}
+
+/** How far the other's log is, and how far it may go. */
+function takePlace(c: Connection, record: usize): void {
+  c.peerNxt = later(c.peerNxt, earlier(load<u32>(record, 8), c.rcvNxt));
+  const edge = load<u32>(record, 12);
+  // A promise may not be larger than what can be meant: 1 GiB is the largest window there is.
+  if (<u32> (edge - c.peerNxt) <= 1 << 30) c.peerEdge = later(c.peerEdge, edge);
+}
+
 /** The record this names, when it is in use and the same incarnation. */
 function named(record: usize): Connection | null {
   const s = state();
@@ -75,7 +112,7 @@ function named(record: usize): Connection | null {
 /** True when nothing is known of a connection that is told again, or it was given up since. */
 function isUnknown(record: usize): bool {
   const c = named(record);
-  return c === null || c.leg >= Leg.Dead;
+  return c === null || c.leg >= Leg.Dead || has(c, Flag.Diverged);
 }
 
 /** Applies one record; returns its size, 0 when it is not well formed. */
@@ -225,6 +262,8 @@ function applyOpen(record: usize, asks: bool): void {
   c.edgeShown = c.rcvNxt + (load<u32>(record, 56) & 0xffff);
   c.legEdge = c.rcvNxt;
   c.peerRead = c.rcvNxt;
+  c.peerNxt = c.rcvNxt;
+  c.peerEdge = c.rcvNxt;
   c.edgeReported = c.rcvNxt + s.logLimit;
   c.sndNxt = c.iss + 1;
   c.sndShown = c.sndNxt;
@@ -237,6 +276,8 @@ function applyOpen(record: usize, asks: bool): void {
   if (s.logMode) {
     c.flags |= Flag.Logged;
     c.reason = Reason.None;
+    // Of more than two replicas, who hands it on to us is to know that we have it.
+    if (s.inbox2) markDirty(c);
   } else if (s.keepLimit && !asks) c.flags |= Flag.Kept;
   count(Counter.Opened);
   markPump(c);
@@ -347,10 +388,7 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   if (!has(c, Flag.Hot)) return;
   if ((flags & 4) != 0 && c.reason == Reason.Pending) c.reason = Reason.None;
   if ((flags & 8) != 0 && c.reason == Reason.Joining) c.reason = Reason.None;
-  c.peerNxt = later(c.peerNxt, earlier(load<u32>(record, 8), c.rcvNxt));
-  const edge = load<u32>(record, 12);
-  // A promise may not be larger than what can be meant: 1 GiB is the largest window there is.
-  if (<u32> (edge - c.peerNxt) <= 1 << 30) c.peerEdge = later(c.peerEdge, edge);
+  takePlace(c, record);
   const showable = s.commitMode == Commit.Ack ? earlier(c.legAck, c.peerNxt) : c.ackShown;
   const widen = after(earlier(c.legEdge, c.peerEdge), c.edgeShown + 2 * c.srvMss);
   if (after(showable, c.ackShown) || widen) ackSoon(c);

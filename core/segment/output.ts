@@ -17,7 +17,7 @@ import { EMIT_SIZE, HOLD_SIZE, OUT_ENTRY, OUT_MAX } from "../limits";
 import { Commit, count, Counter, isCommitted, Role, State, state } from "../state";
 import { after, before, earlier, later, put16, put32 } from "../wire/bytes";
 import { ACK, finish, ipv4Checksum, PSH, RST, SYN, View, VNET } from "../wire/packet";
-import { at, Connection, Flag, has, isBeingTold } from "../flow/connection";
+import { at, Connection, Flag, has, isBeingTold, Reason } from "../flow/connection";
 import { checkClosed } from "../flow/lifecycle";
 
 /** Side of an output entry. */
@@ -248,7 +248,8 @@ function ackToShow(c: Connection): u32 {
   const s = state();
   let ack = has(c, Flag.Fed) ? c.rcvNxt : c.legAck;
   // While its log is on the way, the standby's word is about what was long acknowledged.
-  const isClamped = has(c, Flag.Hot) && s.commitMode == Commit.Ack && !isBeingTold(c);
+  const isNew = c.reason == Reason.Joining && isBeingTold(c);
+  const isClamped = has(c, Flag.Hot) && s.commitMode == Commit.Ack && !isNew;
   if (isClamped) ack = earlier(ack, c.peerNxt);
   return later(ack, c.ackShown);
 }

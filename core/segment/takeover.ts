@@ -22,6 +22,7 @@ import { count, Counter, noteInput, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { FIN } from "../wire/packet";
 import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../flow/connection";
+import { comparisonOf } from "../flow/comparison";
 import { CloseHow, writeClose, writeEarly } from "../records";
 import {
   checkClosed,
@@ -77,20 +78,24 @@ export const enum Staying {
    * Clients hear of nothing before all we have been told is durable there.
    */
   Store,
+  /** The next replica of the chain, which is told what we were told, and of which we know what it has (Connection.next). */
+  Next,
 }
 
 /**
  * The standby becomes primary. With somebody who stays connections stay protected. Returns the number of
- * connections taken over.
+ * connections taken over. For the next replica of the chain `goOnAfter()` comes first.
  */
 export function promote(staying: Staying): u32 {
   const s = state();
   const peerStays = staying == Staying.Peer;
   s.role = Role.Primary;
   s.standbyReady = staying == Staying.Nobody ? 0 : 1;
-  s.committedSeq = s.messageSeq - 1;
-  s.inputSeq = s.committedSeq;
-  s.openSeq = s.committedSeq;
+  if (staying != Staying.Next) {
+    s.committedSeq = s.messageSeq - 1;
+    s.inputSeq = s.committedSeq;
+    s.openSeq = s.committedSeq;
+  }
   // In log mode the server is still to be started.
   if (s.logMode) s.feeding = 0;
   let taken: u32 = 0;
@@ -100,6 +105,7 @@ export function promote(staying: Staying): u32 {
     const lost = c.reason == Reason.Joining || (!has(c, Flag.Logged) && c.leg == Leg.None);
     if (c.leg >= Leg.Dead || lost) {
       // Our server never had it or lost it: the client's next segment is answered with a RST.
+      if (staying == Staying.Next) writeClose(c, CloseHow.Dropped, 0);
       release(c);
       continue;
     }
@@ -137,7 +143,8 @@ export function promote(staying: Staying): u32 {
       // The other server died in the midst of it, and that is why we are here.
       unprotect(c, Reason.StandbyEnded);
       count(Counter.Unprotected);
-    } else if (staying != Staying.Nobody) {
+    } else if (staying == Staying.Next) followOn(c);
+    else if (staying != Staying.Nobody) {
       if (has(c, Flag.PeerFin) && !has(c, Flag.ServerFin)) markDisputed(c);
       c.flags |= Flag.Hot;
       c.reason = Reason.None;
@@ -160,7 +167,59 @@ export function promote(staying: Staying): u32 {
   if (staying == Staying.Store && taken) noteInput();
   rebuildFree();
   s.speakNext = 0;
+  if (staying == Staying.Next) startBringing();
   return taken;
+}
+
+/**
+ * What comes from now on follows on message `sent`, the last one that was handed on, of which the next replica
+ * has confirmed those up to `confirmed`: nothing leaves before it has confirmed the rest.
+ */
+export function goOnAfter(sent: u32, confirmed: u32): void {
+  const s = state();
+  // What we had to say to the old primary.
+  s.bodyUsed = 0;
+  s.messageSeq = sent + 1;
+  s.inputSeq = sent;
+  s.openSeq = sent;
+  s.committedSeq = confirmed;
+  s.waitingSince = s.now;
+}
+
+/** The next replica of the chain is our standby: it says anew how far it is, or is told of the connection. */
+function followOn(c: Connection): void {
+  const hasIt = c.next != 0;
+  c.next = 0;
+  c.flags &= ~(<u32> (Flag.Hot | Flag.PeerFin | Flag.PeerGone));
+  c.reason = Reason.StandbyLost;
+  if (!hasIt) return;
+  c.flags |= Flag.Hot;
+  c.reason = Reason.None;
+  c.peerSnd = c.iss + 1;
+  c.peerRead = c.irs + 1;
+  comparisonOf(c).peerSame = c.iss + 1;
+  markDirty(c);
+}
+
+/** Standby: nobody follows us any more, or somebody who has nothing yet. */
+export function loseNext(): void {
+  const s = state();
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    c.next = 0;
+    c.peerNxt = c.irs + 1;
+    c.peerEdge = c.peerNxt;
+  }
+}
+
+/** Standby: another one is primary, and goes on with what we were told. It is to hear how far we are. */
+export function noteNewPrimary(): void {
+  const s = state();
+  s.peerClockKnown = 0;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (c.phase != Phase.Free) markDirty(c);
+  }
 }
 
 /** Speaks for records not spoken for yet, as many as fit this pass; true when more remain. */

@@ -26,6 +26,9 @@
  *
  * A standby with a log on disk of its own hears all that too, and may forget its older messages as well
  * once it has the PROGRESS.
+ * Telling again, to a replica further down the chain: it gets what the standby is told, handed on. When it has
+ * come, `retell()` begins a new segment, so that all is told again for which the OPEN was told before; the standby
+ * takes it for repetition, as above, and its connections stay protected.
  *
  * Limits: one record at a time, in their order; PIECE octets of it in one DATA.
  */
@@ -98,6 +101,15 @@ export function startBringing(): void {
   s.telling = 0;
 }
 
+/** All is to be told again: returns the segment before which its OPEN lies, for `tellAgain()`. */
+export function retell(): u32 {
+  const s = state();
+  s.segment++;
+  s.tellNext = 0;
+  s.telling = 0;
+  return s.segment;
+}
+
 /** The standby is gone, with what it was told. */
 export function stopBringing(): void {
   const s = state();
@@ -113,6 +125,16 @@ export function joining(): u32 {
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase != Phase.Free && has(c, Flag.Hot) && isJoining(c)) number++;
+  }
+  return number;
+}
+
+/** Standby: connections that were told late, and that its server is yet to come to. */
+export function unsettled(): u32 {
+  const s = state();
+  let number: u32 = 0;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    if (at(i).phase != Phase.Free && isJoining(at(i))) number++;
   }
   return number;
 }

@@ -89,7 +89,7 @@ export class WitnessClient implements Arbiter {
 
   /** See {@linkcode Arbiter.claim}. */
   async claim(service: string, claim: Claim): Promise<Decision> {
-    const { expect, voids, epoch, owner, token, heir } = claim;
+    const { expect, voids, epoch, owner, token, heirs } = claim;
     const answer = await this.#ask({
       op: "claim",
       key: this.#key(service),
@@ -98,7 +98,7 @@ export class WitnessClient implements Arbiter {
       epoch,
       owner,
       token,
-      heir,
+      heirs,
     });
     if (typeof answer.granted !== "boolean") throw new Error("the answer says nothing of a grant");
     return { granted: answer.granted, value: asRegisterValue(answer.value) };

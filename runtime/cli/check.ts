@@ -132,7 +132,7 @@ export async function checkHost(config: Config): Promise<CheckItem[]> {
       : ok("control", `${config.node.control} is free`),
   ];
   for (const service of config.services) {
-    items.push(...await checkService(service, interfaces));
+    items.push(...await checkService(service, config, interfaces));
     if (service.log.store === "disk") {
       items.push(await checkDisk(service.name, config.node.stateDir));
     }
@@ -316,10 +316,11 @@ async function listInterfaces(): Promise<InterfaceInfo[]> {
 
 async function checkService(
   service: ServiceConfig,
+  config: Config,
   interfaces: InterfaceInfo[],
 ): Promise<CheckItem[]> {
   const { name, uplink, run, user, health } = service;
-  const items = [checkCore(service)];
+  const items = [checkCore(service, config)];
   const found = interfaces.find(({ ifname }) => ifname === service.interface);
   items.push(...checkInterface(service, found, interfaces));
   items.push(checkAddress(service, found, interfaces));
@@ -341,7 +342,7 @@ async function checkService(
   return items;
 }
 
-function checkCore(service: ServiceConfig): CheckItem {
+function checkCore(service: ServiceConfig, { peers }: Config): CheckItem {
   const memoryMiB = Math.ceil(service.memoryBytes / (1 << 20));
   const fix = "raise memory or lower max_connections; without the module: deno task build";
   return attempt(`${service.name}: memory`, fix, () => {
@@ -354,6 +355,7 @@ function checkCore(service: ServiceConfig): CheckItem {
       divergence: service.divergence,
       logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
       refuseUnprotectable: service.unprotectable === "refuse",
+      chained: peers.length > 1,
     });
     return `${memoryMiB} MiB hold ${service.maxConnections} connections`;
   });

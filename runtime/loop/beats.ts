@@ -99,10 +99,12 @@ export class Beats {
       asking: s.replica.asking,
       voided: s.replica.voided,
       invites: false,
+      counted: 0,
     }));
     for (const link of this.#links) {
       for (const [index, { replica }] of this.#services.entries()) {
         services[index].invites = replica.invites(link.peer);
+        services[index].counted = replica.counted(link.peer);
       }
       // Before the first agreement nobody could tell that a beat is ours.
       if (link.seal !== null && !link.seal.canSend) continue;

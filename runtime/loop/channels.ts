@@ -7,6 +7,11 @@
  * suspended, and goes on over another link (resumption.ts). A connection that says nothing is closed
  * after GREET_MS, a peer that takes nothing after STALL_MS.
  *
+ * A standby takes the hello of one that it invites to follow it (protocol/replica.ts, "Several peers") and hands
+ * on to it what it is told itself. That channel, `next`, ends with its connection; it becomes the service's channel
+ * when this node becomes primary with who follows it as the standby. Who follows is taken only if it can hold all that
+ * this node can.
+ *
  * Limits: GREETINGS_MAX connections wait for their greeting; channel.ts bounds what waits in a channel.
  */
 import { Channel } from "../channel.ts";
@@ -14,8 +19,9 @@ import { Greeting, type Hello } from "../greeting.ts";
 import { libc } from "../io/libc.ts";
 import { acceptTcp, connectTcp, socketError } from "../io/socket.ts";
 import type { Keyring } from "../protocol/keyring.ts";
+import type { Name } from "../protocol/chain.ts";
 import { linkFor } from "../protocol/links.ts";
-import { MessageError } from "../protocol/message.ts";
+import { type Frame, MessageError } from "../protocol/message.ts";
 import type { Refusals } from "../refusals.ts";
 import { keepUp } from "../resumption.ts";
 import { StreamSeal } from "../seal.ts";
@@ -27,6 +33,10 @@ import type { Service } from "./service.ts";
 const STALL_MS = 2000;
 /** A channel that has not been greeted by then is closed. */
 const GREET_MS = 1000;
+/** Who follows a standby and is not heard for so long is given up, milliseconds. */
+const SILENT_MS = 1000;
+/** The primary hears so often what is confirmed further down, when nothing waits for it, milliseconds. */
+const FURTHER_MS = 100;
 /** Pause between attempts to open a channel. */
 const RECONNECT_MS = 100;
 /** Connections that may wait for their greeting. */
@@ -127,19 +137,27 @@ export class Channels {
       ? `no service "${hello.service}" here`
       : hello.node !== peer
       ? `node "${hello.node}" is not the peer of this link, "${peer}"`
+      : hello.mode !== service.mode
+      ? `its mode is "${hello.mode}", that of this node "${service.mode}"`
+      : service.replica.role === "standby"
+      ? whyNotNext(service, hello)
       : service.replica.role !== "primary" || service.switching !== null
       ? "not primary"
       : service.replica.partner !== peer
       ? `the standby is "${service.replica.partner}"`
       : null;
     if (service === undefined || refusal !== null) {
-      log("info", "standby refused", { service: hello.service, why: refusal });
-      seal?.close();
-      libc.close(fd);
-      return;
+      return this.#refuse(greeting, { service: hello.service, why: refusal ?? "not served" });
+    }
+    if (service.replica.role === "standby") {
+      return this.#welcomeNext(service, greeting, hello, nowMs);
     }
     if (service.channel !== null) this.close(service, "a new one replaces it", nowMs);
     const { core, options, replica } = service;
+    if (!replica.admits(peer)) {
+      const why = "others that followed the last standby are yet to be given up";
+      return this.#refuse(greeting, { service: hello.service, why });
+    }
     const channel = new Channel(fd, {
       core,
       peer,
@@ -149,7 +167,12 @@ export class Channels {
       session: this.#linksTo(peer).length > 1 ? hello.session : 0,
       link: null,
       nowMs,
+      region: 0,
     });
+    service.chain.clear();
+    service.further.clear();
+    service.tellBelow = 0;
+    service.isTold = false;
     service.channel = channel;
     channel.open = true;
     channel.epoch = replica.epoch;
@@ -166,12 +189,79 @@ export class Channels {
       logLimit: options.logLimit,
       capacity: options.capacity,
     }, nowMs);
-    replica.handleChannelUp(replica.epoch);
+    replica.handleChannelUp(replica.epoch, hello.session);
     log("info", "standby joined", {
       service: options.name,
       node: hello.node,
       epoch: replica.epoch,
     });
+  }
+
+  #refuse({ fd, seal }: Greeting, fields: { service: string; why: string }): void {
+    log("info", "standby refused", fields);
+    seal?.close();
+    libc.close(fd);
+  }
+
+  /** Standby: takes the hello of who follows us. */
+  #welcomeNext(
+    service: Service,
+    { fd, seal, peer }: Greeting,
+    hello: Frame & { kind: "hello" },
+    nowMs: number,
+  ): void {
+    const { channel: ours, core, options, replica } = service;
+    this.closeNext(service, "a new one replaces it", nowMs);
+    const { session, logLimit } = hello;
+    const channel = new Channel(fd, {
+      core,
+      peer,
+      base: service.base,
+      connected: true,
+      seal,
+      session: 0,
+      link: null,
+      nowMs,
+      region: ours!.region === 0 ? 1 : 0,
+    });
+    channel.open = true;
+    channel.epoch = replica.epoch;
+    service.next = { channel, session, logLimit };
+    core.wasm.loseNext();
+    channel.send({
+      kind: "welcome",
+      node: this.#options.node,
+      epoch: replica.epoch,
+      mtu: options.mtu,
+      logLimit: options.logLimit,
+      capacity: options.capacity,
+    }, nowMs);
+    this.nameChain(service, [], nowMs);
+    log("info", "next replica joined", { service: options.name, node: hello.node });
+  }
+
+  /** Standby: who follows us is followed by `names`; the primary is to know. */
+  nameChain(service: Service, names: readonly Name[], nowMs: number): void {
+    const { chain, channel, next, replica } = service;
+    const first = next === null ? [] : [{ node: next.channel.peer, session: next.session }];
+    chain.setNames([...first, ...names], service.lastSeq);
+    replica.handleFollowers(chain.followers);
+    if (channel === null || !channel.open || replica.role !== "standby") return;
+    channel.further = chain.numbers;
+    channel.send({ kind: "chain", names: chain.names }, nowMs);
+  }
+
+  /** Standby: ends the channel to who follows us. */
+  closeNext(service: Service, why: string, nowMs: number): void {
+    const { core, next, options } = service;
+    if (next === null) return;
+    const { channel } = next;
+    if (channel.refused !== null) this.#refusals.note("frame", { why: channel.refused }, nowMs);
+    channel.close();
+    service.next = null;
+    core.wasm.loseNext();
+    this.nameChain(service, [], nowMs);
+    log("info", "next replica lost", { service: options.name, node: channel.peer, why });
   }
 
   /** The peer goes on with its channel on another connection. */
@@ -233,7 +323,7 @@ export class Channels {
 
   /** Standby: opens a channel to its primary, unless there is one or the last attempt was just now. */
   connect(service: Service, nowMs: number): void {
-    const peer = service.replica.partner;
+    const peer = service.replica.upstream;
     if (service.channel !== null || nowMs < service.nextConnectMs || peer === null) return;
     if (this.#keyrings.get(peer)?.sendId === null) return;
     service.nextConnectMs = nowMs + RECONNECT_MS;
@@ -241,15 +331,18 @@ export class Channels {
     const index = linkFor(service.attempt++, links, this.#options.detect);
     const fd = this.#connectOver(links[index]);
     if (fd === null) return;
+    // What a standby hands on to us ends with its connection.
+    const isDirect = peer === service.replica.partner;
     service.channel = new Channel(fd, {
       core: service.core,
       peer,
       base: service.base,
       connected: false,
       seal: this.#streamSeal(peer, true),
-      session: links.length > 1 ? crypto.getRandomValues(new Uint32Array(1))[0] : 0,
+      session: isDirect && links.length > 1 ? newSession() : 0,
       link: index,
       nowMs,
+      region: service.next?.channel.region === 0 ? 1 : 0,
     });
   }
 
@@ -273,7 +366,8 @@ export class Channels {
       }, nowMs);
       return;
     }
-    service.replica.handleGreeting();
+    const session = channel.session === 0 ? newSession() : channel.session;
+    service.replica.handleGreeting(session);
     channel.greet({
       kind: "hello",
       node: this.#options.node,
@@ -282,7 +376,8 @@ export class Channels {
       mtu: options.mtu,
       logLimit: options.logLimit,
       capacity: options.capacity,
-      session: channel.session,
+      session,
+      mode: service.mode,
     }, nowMs);
   }
 
@@ -310,7 +405,14 @@ export class Channels {
 
   /** Looks after a service's channel as time goes by. */
   watch(service: Service, nowMs: number): void {
-    const { channel } = service;
+    const { channel, next } = service;
+    if (nowMs >= service.nextFurtherMs) {
+      service.nextFurtherMs = nowMs + FURTHER_MS;
+      if (channel?.owesFurther) channel.isFurtherDue = true;
+      service.isBehind = service.replica.isFurther && service.core.wasm.unsettled() !== 0;
+    }
+    if (next !== null && !next.channel.open) this.closeNext(service, "its backlog is full", nowMs);
+    else if (next !== null) this.#watchNext(service, next.channel, nowMs);
     if (channel === null) return;
     if (!channel.open && nowMs - channel.sinceMs > GREET_MS) {
       this.close(service, "no greeting came", nowMs);
@@ -319,8 +421,33 @@ export class Channels {
     } else this.#keepUp(service, channel, nowMs);
   }
 
+  /** TCP tells nobody that a host has lost its power, while nothing is sent to it. */
+  #watchNext(service: Service, channel: Channel, nowMs: number): void {
+    const links = this.#linksTo(channel.peer);
+    const isSilent = links.every(({ heardMs }) => nowMs - (heardMs ?? -Infinity) > SILENT_MS);
+    if (isSilent) this.closeNext(service, `silent for ${SILENT_MS} ms`, nowMs);
+    else if (channel.stalledSinceMs !== null && nowMs - channel.stalledSinceMs > STALL_MS) {
+      this.closeNext(service, `the peer took nothing for ${STALL_MS} ms`, nowMs);
+    }
+  }
+
   /** Closes the connections of those that have not greeted. */
   closeAll(): void {
     for (const fd of this.#greeting.keys()) this.#dropGreeting(fd);
   }
+}
+
+/** Standby: why this one cannot follow us; null when it can. */
+function whyNotNext(service: Service, hello: Frame & { kind: "hello" }): string | null {
+  const { channel, options, replica } = service;
+  const { node, mtu, logLimit } = hello;
+  if (channel === null || !channel.open || !replica.invites(node)) return "not invited";
+  if (mtu < options.mtu) return `its MTU is ${mtu}, that of this node ${options.mtu}`;
+  if (logLimit >= options.logLimit) return null;
+  return `its log_limit is ${logLimit} octets, that of this node ${options.logLimit}`;
+}
+
+/** Told apart from other times; not 0. */
+function newSession(): number {
+  return crypto.getRandomValues(new Uint32Array(1))[0] || 1;
 }

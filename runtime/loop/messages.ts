@@ -17,7 +17,7 @@ import type {
   TakeoverReason,
   Verdict,
 } from "../protocol/replica.ts";
-import type { DiskLogStatus, RecoveryStatus, TakeoverStatus } from "../status.ts";
+import type { CopiesStatus, DiskLogStatus, RecoveryStatus, TakeoverStatus } from "../status.ts";
 
 /** What the loop is started with; plain data, it crosses to the worker. */
 export interface LoopOptions {
@@ -67,6 +67,8 @@ export interface LoopServiceOptions {
   memoryMiB: number;
   /** Connections that are followed at one time. */
   capacity: number;
+  /** How many other replicas are to hold a connection. */
+  copies: number;
   /** Refuse connections that cannot be protected, instead of passing them. */
   refuseUnprotectable: boolean;
   /** Interface where clients arrive. */
@@ -128,6 +130,8 @@ export interface LoopServiceStatus {
   arbitration: Arbitration;
   /** A standby that its primary does not want as such: who is primary; else null. */
   spareOf: string | null;
+  /** Who else holds the connections. */
+  copies: CopiesStatus;
   /** A primary that may send now; it may not while it cannot tell whether another one speaks. */
   speaks: boolean;
   /** Whether the clients' network is heard here, and what says otherwise. */

@@ -13,6 +13,7 @@ import { CardReader } from "../io/card_reader.ts";
 import { addressOf } from "../io/libc.ts";
 import { DiskLog } from "../log_store/disk_log.ts";
 import { Card } from "../protocol/card.ts";
+import { Chain } from "../protocol/chain.ts";
 import { type HandOverReason, Judge } from "../protocol/judge.ts";
 import { type Keeper, Keepers } from "../protocol/keepers.ts";
 import { Replica } from "../protocol/replica.ts";
@@ -82,6 +83,25 @@ export class Service {
   appHung = false;
   /** To the other replica; null while there is none. */
   channel: Channel | null = null;
+  /** Standby: to the one that follows us; null while there is none. */
+  next: { channel: Channel; session: number; logLimit: number } | null = null;
+  /** Who follows further down: than us, or than our standby. */
+  readonly chain = new Chain();
+  /** Primary: whether those further down are ready, and ever were, as their beats say. */
+  readonly further = new Map<string, { isReady: boolean; wasReady: boolean }>();
+  /** Standby further down: its server is yet to come to where some connections are. */
+  isBehind = false;
+  /** When the primary is told next what is confirmed further down, milliseconds. */
+  nextFurtherMs = 0;
+  /** Standby: number of the last message that the channel brought. */
+  lastSeq = 0;
+  /**
+   * Primary: connections whose OPEN lies before this segment are being told again, to who has come further down; 0
+   * for none.
+   */
+  tellBelow = 0;
+  /** All of that was told, but for the last progress. */
+  isTold = false;
   /** A switch that is under way. */
   switching: Switch | null = null;
   /** One that waits until the standby has all connections whole; at `untilMs` it is given up, or begins. */
@@ -140,11 +160,13 @@ export class Service {
       divergence: options.divergence,
       logLimit: options.logLimit,
       refuseUnprotectable: options.refuseUnprotectable,
+      chained: loop.peers.length > 1,
     });
     const { wasm } = this.core;
     this.base = addressOf(this.core.bytes);
     // Touched now, so that no pass waits for the kernel to find and clear pages.
-    this.core.bytes.fill(0, wasm.netSlots(), wasm.inbox() + wasm.inboxSize());
+    const last = loop.peers.length > 1 ? 1 : 0;
+    this.core.bytes.fill(0, wasm.netSlots(), wasm.inbox(last) + wasm.inboxSize(last));
     wasm.setBase(Number(this.base & 0xffffffffn), Number(this.base >> 32n));
     const slots = (first: number) =>
       Array.from(
@@ -173,6 +195,7 @@ export class Service {
       token,
       arbiter: loop.arbiter,
       listenMs: loop.seal === null ? undefined : LISTEN_SEALED_MS,
+      copies: options.copies,
     }, nowMs);
     const disk = options.log?.disk ?? null;
     this.disk = disk === null ? null : new DiskLog(this.core, disk, options.logLimit);
@@ -197,10 +220,10 @@ export class Service {
       : new CardReader(options.interfaceName, options.addressBytes.length === 4 ? 4 : 6);
   }
 
-  /** We have become primary: of the keepers, these go on. */
-  startKeeping(keepers: Keeper[]): void {
+  /** We have become primary: of the keepers, these go on, who have all messages before number `next`. */
+  startKeeping(keepers: Keeper[], next: number): void {
     this.#keepers.clear();
-    for (const keeper of keepers) this.#keepers.add(keeper, this.core.wasm.messageSeq());
+    for (const keeper of keepers) this.#keepers.add(keeper, next);
   }
 
   /** We are primary no more. */
@@ -240,6 +263,11 @@ export class Service {
     if (committed !== null) this.core.wasm.committed(committed);
   }
 
+  /** How connections are held here. */
+  get mode(): "hot" | "log" {
+    return this.options.log === null ? "hot" : "log";
+  }
+
   /** Nothing is known against our server. */
   get appWorks(): boolean {
     return this.appRuns && !this.isUnhealthy && this.core.wasm.hangs() === 0;
@@ -250,6 +278,11 @@ export class Service {
     return (this.channel?.isCongested ?? false) || this.isDiskSlow;
   }
 
+  /** Who follows us is far behind: nothing more should be taken from whom we follow. */
+  get isNextCongested(): boolean {
+    return this.next?.channel.isCongested ?? false;
+  }
+
   /** The disk is far behind: nothing should be taken from anybody. */
   get isDiskSlow(): boolean {
     return this.disk?.isCongested ?? false;
@@ -258,6 +291,7 @@ export class Service {
   /** We serve, or could: a standby that does not hear the clients' network could not. */
   get isReady(): boolean {
     const { ready, role } = this.replica;
+    if (this.replica.isFurther && this.isBehind) return false;
     return ready && this.appWorks && (role !== "standby" || this.card.state === "works");
   }
 
@@ -288,6 +322,8 @@ export class Service {
   close(): void {
     this.channel?.close();
     this.channel = null;
+    this.next?.channel.close();
+    this.next = null;
     this.claim.close();
     this.cardReader?.close();
   }

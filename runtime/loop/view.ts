@@ -6,6 +6,7 @@
  */
 import { type Core, type Field, readCounters, REASONS, RecordFlag } from "../core.ts";
 import type { Arbitration } from "../protocol/replica.ts";
+import type { CopiesStatus } from "../status.ts";
 import type { Link } from "./link.ts";
 import type { LoopConnection, LoopLinkStatus, LoopServiceStatus } from "./messages.ts";
 import type { Service } from "./service.ts";
@@ -43,6 +44,8 @@ const STANDBY_HEARS_NOTHING =
 
 /** What people are told of one whose log is not cut, though there is a hint (core/segment/cutting.ts). */
 const NOT_AS_HINTED = "its streams are not what hint says, so all of its log is kept";
+/** The same of one that follows the standby and may not follow the primary. */
+const NO_HEIR = "held here too, but the register does not name this node as an heir";
 
 /** Milliseconds since 1970 of a time of `performance.now()`. */
 export function wallMs(ms: number): number {
@@ -83,10 +86,26 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     counters: { ...readCounters(core), blockOctetsFree: core.wasm.blockOctetsFree() >>> 0 },
     arbitration: inWallTime(replica.arbitration),
     spareOf: replica.isSpare ? replica.partner : null,
+    copies: copiesStatus(service, covered),
     speaks: replica.maySpeak(nowMs),
     judgements: service.judgements,
     recovery: service.recoverer?.status(nowMs) ?? null,
     store: service.disk?.status() ?? null,
+  };
+}
+
+function copiesStatus(service: Service, covered: boolean): CopiesStatus {
+  const { chain, further, options, replica, tellBelow } = service;
+  const { partner, role } = replica;
+  const standby = role === "primary" && replica.ready ? [partner!] : [];
+  // While something is told once more, it is lacking.
+  const ready = tellBelow > 0 ? [] : chain.told.filter((node) => {
+    return further.get(node)?.isReady && replica.counted(node) !== 0 && replica.isInEpoch(node);
+  });
+  return {
+    wanted: options.copies,
+    held: role === "primary" && covered ? 1 + ready.length : 0,
+    chain: role === "primary" ? [...standby, ...chain.told] : [],
   };
 }
 
@@ -137,7 +156,11 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
       reason: kept === "hot"
         ? null
         : followed === "hot"
-        ? replica.hasSuccessor ? STANDBY_NOT_READY : STANDBY_HEARS_NOTHING
+        ? replica.hasSuccessor
+          ? STANDBY_NOT_READY
+          : replica.isFurther
+          ? NO_HEIR
+          : STANDBY_HEARS_NOTHING
         : REASONS[u32("reason")] ?? null,
       note: (u32("flags") & RecordFlag.uncut) !== 0 ? NOT_AS_HINTED : null,
       bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),

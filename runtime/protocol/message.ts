@@ -14,11 +14,12 @@
  *   beat     = [version, 0, node: tstr, incarnation: u32, seq: u32,
  *               echoSeq: u32, echoDelayUs: u32, [* service]]
  *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1, asking: 0/1, voided: u32,
- *               invites: 0/1]
+ *               invites: 0/1, counted: u32]
  *   hello    = [version, 1, node: tstr, service: tstr, epoch: u32, mtu: uint, logLimit: uint,
- *               capacity: uint, session: u32]         ; standby, first frame
+ *               capacity: uint, session: u32, mode: 0/1] ; standby, first frame; 0 hot, 1 log
  *   welcome  = [version, 2, node: tstr, epoch: u32, mtu: uint, logLimit: uint, capacity: uint]
- *   data     = [version, 3, epoch: u32, seq: u32, committed: u32, bodyLength: uint]
+ *   data     = [version, 3, epoch: u32, seq: u32, committed: u32, bodyLength: uint, [* u32]]
+ *                                                     ; last: committed by each further down the chain
  *   handover = [version, 4, epoch: u32, reason: tstr] ; old primary: go on in this epoch
  *   took     = [version, 5, epoch: u32]               ; new primary: the address is mine
  *   refuse   = [version, 6, why: tstr]
@@ -26,7 +27,9 @@
  *                                                     ; who said hello, first frame
  *   resumed  = [version, 8, epoch: u32, applied: u32]
  *   whole    = [version, 9, epoch: u32]               ; primary: you have been told of all connections
- *   version  = 3
+ *   chain    = [version, 10, [* [node: tstr, session: u32]]] ; who follows the sender, the nearest first
+ *   lead     = [version, 11, epoch: u32]              ; down the chain: its head died, and I am the head now
+ *   version  = 4
  *
  * Decoding trusts nothing: before cbor-x sees an item, a scan admits only unsigned integers, short
  * texts and arrays, to a depth and number that these messages need - so no tag, map, float or
@@ -35,17 +38,19 @@
 import { Decoder, Encoder } from "cbor-x/index-no-eval";
 
 /** Version of all messages. */
-export const VERSION = 3;
+export const VERSION = 4;
 /** Longest envelope of a frame, in octets. */
 export const ENVELOPE_MAX = 1024;
 /** Longest beat, in octets: as many services as a node may have, with the longest names, fit. */
 export const BEAT_MAX = 4096;
 /** Most services in a beat; the configuration allows no more. */
 export const SERVICES_MAX = 64;
+/** Most replicas that a message lists. */
+const CHAIN_MAX = 8;
 /** Longest text in a message, in octets. */
 const TEXT_MAX = 64;
-/** Most items in one message, arrays counted too: a beat of SERVICES_MAX services has 521. */
-const ITEMS_MAX = 9 + 8 * SERVICES_MAX;
+/** Most items in one message, arrays counted too: a beat of SERVICES_MAX services has 585. */
+const ITEMS_MAX = 9 + 9 * SERVICES_MAX;
 /** Deepest nesting: the message, the list of services, a service. */
 const DEPTH_MAX = 3;
 
@@ -61,6 +66,8 @@ export const Kind = {
   resume: 7,
   resumed: 8,
   whole: 9,
+  chain: 10,
+  lead: 11,
 } as const;
 
 /** Roles in beats. */
@@ -82,8 +89,10 @@ export interface BeatService {
   asking: boolean;
   /** The sender's claims up to this epoch are void; see replica.ts. */
   voided: number;
-  /** The sender is primary, and who hears this is its standby or is to become it. */
+  /** Who hears this follows the sender in the chain of replicas, or is to. */
   invites: boolean;
+  /** The sender is primary, and who hears this may go on from what it was told this time; 0: it may not. */
+  counted: number;
 }
 
 /** "I am alive", said by the loop that forwards. */
@@ -116,6 +125,8 @@ export type Frame =
     capacity: number;
     /** Names the channel when it is resumed on another connection; 0 when it cannot be. */
     session: number;
+    /** How the sender holds connections; who follows must hold them alike. */
+    mode: "hot" | "log";
   }
   | {
     kind: "welcome";
@@ -125,7 +136,15 @@ export type Frame =
     logLimit: number;
     capacity: number;
   }
-  | { kind: "data"; epoch: number; seq: number; committed: number; bodyLength: number }
+  | {
+    kind: "data";
+    epoch: number;
+    seq: number;
+    committed: number;
+    bodyLength: number;
+    /** What each one further down the chain has committed, the nearest first. */
+    further: readonly number[];
+  }
   | { kind: "handover"; epoch: number; reason: string }
   | { kind: "took"; epoch: number }
   | { kind: "refuse"; why: string }
@@ -140,7 +159,9 @@ export type Frame =
   }
   | { kind: "resumed"; epoch: number; applied: number }
   /** The standby has been told of all connections that live. */
-  | { kind: "whole"; epoch: number };
+  | { kind: "whole"; epoch: number }
+  | { kind: "chain"; names: { node: string; session: number }[] }
+  | { kind: "lead"; epoch: number };
 
 /** A message that is not one of ours: the sender is broken, old or hostile. */
 export class MessageError extends Error {
@@ -161,7 +182,7 @@ export function encodeBeat(beat: Beat): Uint8Array {
     beat.seq,
     beat.echoSeq,
     beat.echoDelayUs,
-    beat.services.map(({ name, role, epoch, ready, asking, voided, invites }) => [
+    beat.services.map(({ name, role, epoch, ready, asking, voided, invites, counted }) => [
       name,
       ROLES.indexOf(role),
       epoch,
@@ -169,6 +190,7 @@ export function encodeBeat(beat: Beat): Uint8Array {
       asking ? 1 : 0,
       voided,
       invites ? 1 : 0,
+      counted,
     ]),
   ]);
 }
@@ -187,6 +209,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
         frame.logLimit,
         frame.capacity,
         frame.session,
+        frame.mode === "log" ? 1 : 0,
       ]);
     case "welcome":
       return encoder.encode([
@@ -206,6 +229,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
         frame.seq,
         frame.committed,
         frame.bodyLength,
+        frame.further,
       ]);
     case "handover":
       return encoder.encode([VERSION, Kind.handover, frame.epoch, frame.reason]);
@@ -223,6 +247,14 @@ export function encodeFrame(frame: Frame): Uint8Array {
         frame.session,
         frame.applied,
       ]);
+    case "chain":
+      return encoder.encode([
+        VERSION,
+        Kind.chain,
+        frame.names.map(({ node, session }) => [node, session]),
+      ]);
+    case "lead":
+      return encoder.encode([VERSION, Kind.lead, frame.epoch]);
     case "resumed":
       return encoder.encode([VERSION, Kind.resumed, frame.epoch, frame.applied]);
     case "whole":
@@ -254,8 +286,8 @@ export function decodeBeat(bytes: Uint8Array): Beat {
     echoSeq: u32(items[5], "echoSeq"),
     echoDelayUs: u32(items[6], "echoDelayUs"),
     services: list.map((entry) => {
-      if (!Array.isArray(entry) || entry.length !== 7) {
-        throw new MessageError("Cannot decode a beat: a service is no array of 7");
+      if (!Array.isArray(entry) || entry.length !== 8) {
+        throw new MessageError("Cannot decode a beat: a service is no array of 8");
       }
       const role = ROLES[uint(entry[1], "role")];
       if (role === undefined) throw new MessageError(`Cannot decode a beat: role is ${entry[1]}`);
@@ -267,6 +299,7 @@ export function decodeBeat(bytes: Uint8Array): Beat {
         asking: bit(entry[4], "asking"),
         voided: u32(entry[5], "voided"),
         invites: bit(entry[6], "invites"),
+        counted: u32(entry[7], "counted"),
       };
     }),
   };
@@ -281,16 +314,17 @@ export function decodeFrame(bytes: Uint8Array): Frame {
   const items = decodeItems(bytes, ENVELOPE_MAX);
   switch (items[1]) {
     case Kind.data:
-      expectKind(items, Kind.data, 6);
+      expectKind(items, Kind.data, 7);
       return {
         kind: "data",
         epoch: u32(items[2], "epoch"),
         seq: u32(items[3], "seq"),
         committed: u32(items[4], "committed"),
         bodyLength: u32(items[5], "bodyLength"),
+        further: list(items[6], "further").map((seq) => u32(seq, "further")),
       };
     case Kind.hello:
-      expectKind(items, Kind.hello, 9);
+      expectKind(items, Kind.hello, 10);
       return {
         kind: "hello",
         node: text(items[2], "node"),
@@ -300,6 +334,7 @@ export function decodeFrame(bytes: Uint8Array): Frame {
         logLimit: u32(items[6], "logLimit"),
         capacity: u32(items[7], "capacity"),
         session: u32(items[8], "session"),
+        mode: bit(items[9], "mode") ? "log" : "hot",
       };
     case Kind.welcome:
       expectKind(items, Kind.welcome, 7);
@@ -344,6 +379,18 @@ export function decodeFrame(bytes: Uint8Array): Frame {
     case Kind.whole:
       expectKind(items, Kind.whole, 3);
       return { kind: "whole", epoch: u32(items[2], "epoch") };
+    case Kind.chain:
+      expectKind(items, Kind.chain, 3);
+      return {
+        kind: "chain",
+        names: list(items[2], "names").map((name) => {
+          const [node, session] = list(name, "name");
+          return { node: text(node, "node"), session: u32(session, "session") };
+        }),
+      };
+    case Kind.lead:
+      expectKind(items, Kind.lead, 3);
+      return { kind: "lead", epoch: u32(items[2], "epoch") };
     default:
       throw new MessageError(`Cannot decode a frame: its kind is ${items[1]}`);
   }
@@ -437,6 +484,12 @@ export function text(value: unknown, field: string): string {
   // cbor-x puts U+FFFD in the place of octets that are no UTF-8 (RFC 8949 section 3.1 forbids them).
   if (typeof value === "string" && !value.includes("\ufffd")) return value;
   throw new MessageError(`Cannot decode a message: ${field} is no text`);
+}
+
+/** A field that must be a list of at most CHAIN_MAX items. */
+function list(value: unknown, field: string): unknown[] {
+  if (Array.isArray(value) && value.length <= CHAIN_MAX) return value;
+  throw new MessageError(`Cannot decode a message: ${field} is no list of at most ${CHAIN_MAX}`);
 }
 
 function uint(value: unknown, field: string): number {

@@ -5,10 +5,10 @@
  * The register of a service holds one value, or none yet: the newest epoch that was ever given out,
  * and to whom. It changes by claims alone, each a compare-and-swap:
  *
- *   claim(expect, voids, epoch, owner, token, heir)
+ *   claim(expect, voids, epoch, owner, token, heirs)
  *     the value is this very claim already     -> granted again: its first answer was lost
- *     the value has an heir, and neither that
- *     nor its owner is the new owner           -> lost
+ *     the value has heirs, and neither one of
+ *     them nor its owner is the new owner      -> lost
  *     value's epoch <= expect                  -> granted, the claim becomes the value
  *     it is void, and follows on <= expect     -> the same
  *     else                                     -> lost, the answer tells the value
@@ -19,9 +19,11 @@
  * is void hides that one: who was no part of it has missed a change of hands still. A register that is empty, or older than what the
  * claimant knows (it was made anew), grants too: the first claim after that decides.
  *
- * Of more than two replicas a value names two: its owner, and the heir who alone may follow it. Without
- * that, a replica that is cut off from both could be granted what the heir's lease lets the owner do. With
- * two replicas there is no third to be kept out, and no heir is named.
+ * Of more than two replicas a value names those who may have a part in it: its owner, and the heirs who
+ * alone may follow it. Without that, a replica that is cut off from all could be granted what the heirs'
+ * leases let the owner do. Only the owner adds to them: of what another one names, those are kept that the
+ * value before named too. Else a value that is void could let somebody in whom the owner before it, who
+ * speaks on, has no lease from. With two replicas there is no third to be kept out, and no heir is named.
  *
  * A token is chosen anew at each start of a daemon. It keeps a daemon that was restarted from taking
  * its former life's claim for its own.
@@ -46,8 +48,8 @@ export interface RegisterValue {
   token: string;
   /** The term that its claimant had been part of. */
   follows: number;
-  /** Who alone may have it next, beside the owner; anybody when not given. */
-  heir?: string;
+  /** Who alone may have it next, beside the owner; PEERS_MAX at most, anybody when not given. */
+  heirs?: string[];
 }
 
 /** The wish to change it. */
@@ -76,16 +78,20 @@ export interface Decision {
 
 /** The rule: what becomes of `claim` at a register that holds `value`. */
 export function decide(value: RegisterValue | null, claim: Claim): Decision {
-  const { expect, voids, epoch, owner, token, heir } = claim;
+  const { expect, voids, epoch, owner, token, heirs } = claim;
   const isAgain = value !== null && value.epoch === epoch && value.owner === owner &&
     value.token === token;
   if (isAgain) return { granted: true, value };
   const isVoid = voids.some((v) => v.token === value?.token && value.epoch <= v.epoch);
   const isFree = value === null || value.epoch <= expect || (isVoid && value.follows <= expect);
-  const isThird = value?.heir !== undefined && owner !== value.owner && owner !== value.heir;
+  const named = value?.heirs === undefined ? null : [value.owner, ...value.heirs];
+  const isThird = named !== null && !named.includes(owner);
   if (isFree && !isThird && epoch > expect && epoch > (value?.epoch ?? 0)) {
     const next = { epoch, owner, token, follows: expect };
-    return { granted: true, value: heir === undefined ? next : { ...next, heir } };
+    if (heirs === undefined) return { granted: true, value: next };
+    const adds = named === null || owner === value!.owner;
+    const kept = adds ? heirs : heirs.filter((heir) => named.includes(heir));
+    return { granted: true, value: { ...next, heirs: kept } };
   }
   return { granted: false, value };
 }
@@ -115,10 +121,17 @@ export function asVoids(raw: unknown): Void[] | null {
 export function asRegisterValue(raw: unknown): RegisterValue | null {
   if (typeof raw !== "object" || raw === null) return null;
   // A value without it, from an earlier version, hides nothing: it follows on itself.
-  const { epoch, owner, token, follows = epoch, heir } = raw as Record<string, unknown>;
+  const { epoch, owner, token, follows = epoch, heir, ...rest } = raw as Record<string, unknown>;
+  // An earlier version named one.
+  const { heirs = heir === undefined ? undefined : [heir] } = rest;
   if (!isEpoch(epoch) || !isWord(owner) || !isWord(token) || !isEpoch(follows)) return null;
-  if (heir === undefined) return { epoch, owner, token, follows };
-  return isWord(heir) ? { epoch, owner, token, follows, heir } : null;
+  if (heirs === undefined) return { epoch, owner, token, follows };
+  return isHeirs(heirs) ? { epoch, owner, token, follows, heirs } : null;
+}
+
+/** Whether `value` can be the heirs of a value: at most PEERS_MAX names. */
+export function isHeirs(value: unknown): value is string[] {
+  return Array.isArray(value) && value.length <= PEERS_MAX && value.every(isWord);
 }
 
 /** Whether `value` is an epoch: a whole number from 0 to EPOCH_MAX. */

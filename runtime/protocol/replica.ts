@@ -58,18 +58,32 @@
  * The primary's beats carry it on to a new epoch as long as the primary counts on us (`ready`).
  * Whoever becomes primary with anything else starts afresh.
  *
- * Several peers. A service has one primary and one standby at a time; the other replicas are spares. All
- * of the above is between two: a replica and its partner.
+ * Several peers. The replicas of a service form a chain, the primary at its head:
  *
- *   primary   its partner is its standby, or whom it invites to be: the first of its peers, in the order
- *             given, that is heard. It changes when nobody counts as its standby and the partner is silent.
- *   others    the partner is the primary that was heard last, with the newest epoch
- *   spare     hears a primary that names another standby. It connects when it is named, and is told all
- *             connections then, as a standby that joins late. Of itself it takes nothing over: it cannot
- *             tell the death of both others from its own isolation, and the register would refuse it
- *   register  each claim names the pair, owner and heir. A primary whose standby has joined claims once
- *             more, to have it named; until then it is bound by its grant and not by a lease, and the
- *             standby is not in step
+ *   primary ──messages──> standby ──the same──> second standby ──> ...        spare (names nobody, holds nothing)
+ *      ^ confirmed by us ───┘ ^ confirmed by us ──┘
+ *
+ *   each one   passes on what it was told, octet by octet. So whoever stands further down knows a beginning of
+ *              what is known further up, and when the head dies the next one goes on with the rest of the
+ *              chain as it stands
+ *   invites    the primary invites the first of its peers that is heard, in the order given, to be its
+ *              standby, and changes its mind when nobody counts as such and that one is silent. Each
+ *              follower invites the first that follows nobody. Who is invited connects and is told of all
+ *              connections in the stream of messages
+ *   heirs      the first `copies` of the chain, of whom the caller says that they have all that was let out
+ *              (`Follower.isWhole`). A claim of the primary names them; nobody else is granted anything. Who is named
+ *              and in step (`#bound`) may go on: so the primary has a voice only while it has a lease from each, and
+ *              the caller lets nothing leave that one of `keepers` has not confirmed
+ *   changes    of the heirs are claims of the primary, like a hold, announced when granted: the new epoch
+ *              reaches who is still counted on (`counted`), and is unknown to who is not. An heir without a lease is
+ *              dropped so at once, other than the standby, who gets STANDBY_MS
+ *   exposed    somebody is named, perhaps by a claim without an answer, who is not bound: such a one has
+ *              to listen, and to look for us at the address, so a grant's voice (ALONE_MS) is safe until
+ *              the next claim names the right ones
+ *   order      an heir asks when the primary is silent and no other standby that could is heard, or has let
+ *              LEADERLESS_MS pass. That is for order alone: the register decides
+ *   spare      follows nobody yet. Of itself it takes nothing over: it cannot tell the death of all others from
+ *              its own isolation, and the register would refuse it
  *
  * Logs on disk (with an arbiter that is a register). A replica that starts with connections from its disk was
  * part of the term that its log is whole in (log_store/record.ts). It goes on from them as a standby does
@@ -114,6 +128,20 @@ export interface ReplicaOptions {
   arbiter: ArbiterTimes | null;
   /** Joining replicas listen at least this long, milliseconds; JOIN_MS_MIN if not given. */
   listenMs?: number;
+  /** Of more than two replicas: how many others are to hold a connection; 1 if not given. */
+  copies?: number;
+}
+
+/** Who follows us in the chain, the nearest first. */
+export interface Follower {
+  /** Its name. */
+  node: string;
+  /** Told apart from the other times it followed somebody. */
+  session: number;
+  /** It has all that was ever let out. */
+  isWhole: boolean;
+  /** Number of the last message that it has applied. */
+  seq: number;
 }
 
 /** What the machine must know of an arbiter. */
@@ -143,6 +171,8 @@ export type Effect =
     epoch: number;
     silentMs: number;
     afresh: boolean;
+    /** Who follows us goes on doing so, as the standby. */
+    keeps: boolean;
   }
   /** Open the replication channel to the primary. */
   | { kind: "follow" }
@@ -175,7 +205,8 @@ export type TakeoverReason = "start" | "peer-silent" | "switch" | HandOverReason
 export type Verdict =
   & { ticket: number }
   & (
-    | { kind: "granted" }
+    /** `heirs` as the register has them now. */
+    | { kind: "granted"; heirs?: string[] }
     | { kind: "lost"; value: RegisterValue | null }
     /** It gave no answer; whether it took the claim is not known. */
     | { kind: "unreachable"; why: string }
@@ -247,6 +278,12 @@ interface Known {
   heardMs: number;
   /** Claims of the life that is heard, on which it will never act. */
   voided: Void;
+  /** It could go on, or follows somebody at least. */
+  ready: boolean;
+  /** When we sent the newest beat that it has echoed while it did not ask. */
+  leaseFromMs: number;
+  /** The life of it whose echoes count. */
+  token: string | null;
 }
 
 /** A claim on its way. */
@@ -264,10 +301,21 @@ export class Replica {
   #epoch: number;
   #joinUntilMs: number;
   readonly #known = new Map<string, Known>();
-  /** The other replica that all below is about; null without peers. */
+  /** The other replica that all below is about, the standby or the primary; null without peers. */
   #partner: string | null;
-  /** Primary of more than two replicas: the register names our standby as who may follow. */
-  #isCovered = false;
+  /** Standby: whom we follow, the primary or one that follows it. */
+  #upstream: string | null;
+  /** Which time that is; see `Follower.session`. */
+  #session = 0;
+  /** Who follows us, the nearest first; of a primary the standby is one of them. */
+  #followers: readonly Follower[] = [];
+  /** Standby: whom we invite to follow us. */
+  #invited: string | null = null;
+  /** Primary of more than two: heirs that may go on in this epoch. */
+  #bound: readonly Follower[] = [];
+  /** Who the register names beside us, and whom claims without an answer may have named. */
+  #named: readonly string[] = [];
+  #perhapsNamed: readonly string[] = [];
   /** The primary that is our partner names another standby. */
   #isSpare = false;
   #heardMs: number | null = null;
@@ -297,13 +345,13 @@ export class Replica {
   #isWhole = false;
   /** Primary: an epoch that was granted and the peer does not know of. */
   #heldEpoch: number | null = null;
-  /** When we sent the newest beat that the peer has echoed while it did not ask. */
-  #leaseFromMs = -Infinity;
-  /** The peer's life whose echoes count. */
-  #peerToken: string | null = null;
+  /** The newest that we held and then gave up, of more than two replicas; else 0. */
+  #lapsedEpoch = 0;
   /** Primary: when we last knew that we had not been away for long. */
   #awakeMs = -Infinity;
   #stalledSinceMs: number | null = null;
+  /** Primary: since when an heir further down has no lease, as far as we were awake. */
+  #unheardSinceMs: number | null = null;
   /** Primary: a planned switch has begun and may be called off. */
   #isSwitching = false;
   /** Standby: the register has refused us since we heard the primary. */
@@ -325,6 +373,7 @@ export class Replica {
     this.#epoch = options.epoch;
     this.#lookedMs = nowMs;
     this.#partner = options.peers[0] ?? null;
+    this.#upstream = this.#partner;
     this.#joinUntilMs = nowMs +
       (this.#partner === null ? 0 : this.#listenMs() * (1 + this.#rank(options.node)));
   }
@@ -347,13 +396,20 @@ export class Replica {
   /** True while the primary's connections reach the standby (as seen by either side). */
   get ready(): boolean {
     if (!this.#channelUp) return false;
-    return this.#role === "standby" || (this.#role === "primary" && !this.#isExposed);
+    if (this.#role !== "primary") return this.#role === "standby";
+    return !this.#hasSpares || isIn(this.#bound, this.#followers[0]);
   }
 
   /** True when the standby could take over now: `ready`, and no grant stands against its claim. */
   get hasSuccessor(): boolean {
     if (this.#role === "standby") return this.ready && this.#inStep;
+    if (this.#hasSpares && !this.isInEpoch(this.#partner!)) return false;
     return this.ready && this.#heldEpoch === null;
+  }
+
+  /** `node` has told us that it knows our epoch: before that it could claim nothing after it. */
+  isInEpoch(node: string): boolean {
+    return this.#known.get(node)?.epoch === this.#epoch;
   }
 
   /** True while the register is asked for the right to speak: the peer's lease must not grow. */
@@ -371,14 +427,43 @@ export class Replica {
     return this.#partner;
   }
 
-  /** Primary: `node` is its standby, or invited to be; for beats. */
-  invites(node: string): boolean {
-    return this.#role === "primary" && this.#partner === node;
+  /** Whom a standby follows: the primary, or one that follows it. */
+  get upstream(): string | null {
+    return this.#upstream;
   }
 
-  /** True while the primary names another one as its standby. */
+  /** `node` is to follow us, or does; for beats. */
+  invites(node: string): boolean {
+    if (this.#role === "primary") return this.#partner === node;
+    return this.#role === "standby" && this.#channelUp && this.#invited === node;
+  }
+
+  /** Primary of more than two: which time of following us `node` may go on from; 0 for none. For beats. */
+  counted(node: string): number {
+    if (this.#role !== "primary") return 0;
+    return this.#bound.find((heir) => heir.node === node)?.session ?? 0;
+  }
+
+  /** Primary of more than two: who has to confirm what leaves. */
+  get keepers(): Follower[] {
+    return [...this.#bound, ...this.#wanted().filter((heir) => !isIn(this.#bound, heir))];
+  }
+
+  /** Primary: `node` may begin to follow us now as the standby. */
+  admits(node: string): boolean {
+    // Others who were told by the standby before could still go on.
+    const others = this.#bound.some((heir) => heir.node !== node);
+    return this.#role === "primary" && this.#partner === node && !others;
+  }
+
+  /** True while the primary names another one as its standby, and we follow nobody. */
   get isSpare(): boolean {
-    return this.#role === "standby" && this.#isSpare;
+    return this.#role === "standby" && this.#isSpare && !this.#channelUp;
+  }
+
+  /** True of one that follows the primary's standby, or another one further down. */
+  get isFurther(): boolean {
+    return this.#role === "standby" && this.#isSpare && this.#channelUp;
   }
 
   /** When the peer was heard last, milliseconds of the caller's clock, or null. */
@@ -413,11 +498,25 @@ export class Replica {
   /** Until when we may send anything for the service, milliseconds of the caller's clock. */
   get voiceUntilMs(): number {
     if (this.#role !== "primary") return -Infinity;
-    const leaseUntilMs = this.#leaseFromMs + this.#leaseMs();
+    const leaseUntilMs = this.#leaseUntilMs(this.#partner);
     if (this.#options.arbiter === null) {
       return this.#counts ? Math.max(leaseUntilMs, this.#awakeMs + this.#leaseMs()) : Infinity;
     }
-    return this.#isBoundByGrant ? this.#awakeMs + ALONE_MS : leaseUntilMs;
+    const grantUntilMs = this.#awakeMs + ALONE_MS;
+    if (!this.#counts || this.#heldEpoch !== null) return grantUntilMs;
+    if (!this.#hasSpares) return leaseUntilMs;
+    let untilMs = this.#isExposed ? grantUntilMs : Infinity;
+    for (const { node } of this.#bound) untilMs = Math.min(untilMs, this.#leaseUntilMs(node));
+    return untilMs;
+  }
+
+  /** Until when `node` cannot ask for what we have. */
+  #leaseUntilMs(node: string | null): number {
+    return this.#leaseFrom(node) + this.#leaseMs();
+  }
+
+  #leaseFrom(node: string | null): number {
+    return (node === null ? undefined : this.#known.get(node))?.leaseFromMs ?? -Infinity;
   }
 
   /** Longest silence before the peer counts as down, milliseconds. */
@@ -443,9 +542,26 @@ export class Replica {
     return !this.#counts || this.#heldEpoch !== null || this.#isExposed;
   }
 
-  /** Primary: a third replica could be granted our service, as the register does not name our standby. */
+  /** Primary: somebody could be granted our service from whom no lease binds us. */
   get #isExposed(): boolean {
-    return this.#hasSpares && !this.#isCovered;
+    if (!this.#hasSpares) return false;
+    const isBound = (node: string) => this.#bound.some((heir) => heir.node === node);
+    return this.#bound.length === 0 || ![...this.#named, ...this.#perhapsNamed].every(isBound);
+  }
+
+  /** Primary: who should be the heirs. */
+  #wanted(): Follower[] {
+    return this.#channelUp ? this.#followers.slice(0, this.#options.copies ?? 1) : [];
+  }
+
+  /** Primary of more than two: the register must name others as the heirs. */
+  get #mustName(): boolean {
+    // What is held is told first: a claim that is not answered would void it (see "Voided").
+    if (!this.#hasSpares || !this.#channelUp || this.#heldEpoch !== null) return false;
+    const wanted = this.#wanted();
+    if (!wanted.every(({ isWhole }) => isWhole)) return false;
+    return this.#isExposed || !wanted.every((heir) => isIn(this.#bound, heir)) ||
+      !this.#bound.every((heir) => isIn(wanted, heir));
   }
 
   get #hasSpares(): boolean {
@@ -492,21 +608,36 @@ export class Replica {
   /** A peer said something about this service; each beat of it in the order it was sent. */
   handleBeat(beat: BeatService, heard: Heard): Effect[] {
     const { node, nowMs, token } = heard;
-    const before = this.#known.get(node)?.voided;
-    const voided = Math.max(before?.token === token ? before.epoch : 0, beat.voided);
+    const before = this.#known.get(node);
+    const had = before?.voided.token === token ? before.voided.epoch : 0;
+    // A silent primary believes only the life it has spoken beside: another one may come after a
+    // takeover that we have slept through.
+    const isBelieved = this.#role !== "primary" || this.maySpeak(nowMs);
     this.#known.set(node, {
       role: beat.role,
       epoch: beat.epoch,
       heardMs: nowMs,
-      voided: { token, epoch: voided },
+      voided: { token, epoch: Math.max(had, beat.voided) },
+      ready: beat.ready,
+      leaseFromMs: before?.leaseFromMs ?? -Infinity,
+      token: isBelieved ? token : before?.token ?? null,
     });
+    this.handleEcho(beat, heard);
     // One who speaks in an older epoch than we know of has lost it, and does not know yet.
     const speaks = beat.role === "primary" && beat.epoch >= this.#epoch;
     const effects: Effect[] = [];
     if (node !== this.#partner) {
-      if (this.#role === "primary") return beat.role === "primary" ? this.#collide(node, beat) : [];
-      if (!speaks || (beat.epoch === this.#epoch && this.#peerRole === "primary")) return [];
-      if (this.#channelUp) effects.push({ kind: "leave" });
+      if (this.#role === "primary") {
+        if (beat.role === "primary") return this.#collide(node, beat);
+        this.#noteUnrivalled(nowMs);
+        return this.#bound.length > 0 && this.#lostStandby === null ? this.#heardHeir(nowMs) : [];
+      }
+      if (!speaks || (beat.epoch === this.#epoch && this.#peerRole === "primary")) {
+        return this.#heardFollower(node, beat);
+      }
+      // Who follows another standby goes on doing so: that one will follow the new primary, or be it.
+      const isLeft = this.#channelUp && this.#upstream === this.#partner;
+      if (isLeft && node !== this.#upstream) effects.push(...this.#turnTo(node));
       this.#pairWith(node);
     }
     this.#heardMs = nowMs;
@@ -515,10 +646,6 @@ export class Replica {
     this.#peerAlive = true;
     this.#peerRole = beat.role;
     this.#peerEpoch = beat.epoch;
-    // A silent primary believes only the life it has spoken beside: another one may come after a
-    // takeover that we have slept through.
-    if (this.#role !== "primary" || this.maySpeak(nowMs)) this.#peerToken = token;
-    this.handleEcho(beat, heard);
     if (this.#role === "primary") {
       return beat.role === "primary" ? this.#collide(node, beat) : this.#heardStandby(nowMs);
     }
@@ -531,25 +658,47 @@ export class Replica {
     this.#epoch = beat.epoch;
     this.#withdraw();
     this.#isSpare = !beat.invites;
+    if (beat.invites && this.#upstream !== node) effects.push(...this.#turnTo(node));
     if (this.#role !== "standby") {
       this.#stateEpoch = null;
       effects.push(...this.#become("standby", []));
     } else {
       this.#refused = false;
-      if (isNewer) this.#stateEpoch = this.#channelUp && beat.ready ? beat.epoch : null;
+      if (isNewer) this.#stateEpoch = this.#isCountedOn(beat) ? beat.epoch : null;
     }
-    if (!this.#channelUp && !this.#isSpare) effects.push({ kind: "follow" });
+    if (!this.#channelUp && beat.invites) effects.push({ kind: "follow" });
     return effects;
   }
 
-  /** From now on the other one of the pair is `node`, of whom nothing is remembered. */
-  #pairWith(node: string): void {
-    this.#partner = node;
-    this.#peerToken = null;
-    this.#leaseFromMs = -Infinity;
-    this.#leaderlessSinceMs = null;
+  /** Standby: the primary, in a new epoch, goes on counting on what we have. */
+  #isCountedOn(beat: BeatService): boolean {
+    if (!this.#channelUp) return false;
+    return this.#hasSpares ? beat.counted === this.#session && beat.counted !== 0 : beat.ready;
+  }
+
+  /** One that follows the primary, as we should, may want us to follow it. */
+  #heardFollower(node: string, beat: BeatService): Effect[] {
+    const follows = this.#role === "standby" && this.#isSpare && !this.#channelUp;
+    if (!follows || beat.role !== "standby" || !beat.invites) return [];
+    if (beat.epoch !== this.#epoch || this.#peerRole !== "primary") return [];
+    this.#upstream = node;
+    return [{ kind: "follow" }];
+  }
+
+  /** Standby: from now on we follow `node`. */
+  #turnTo(node: string): Effect[] {
+    this.#upstream = node;
+    if (!this.#channelUp) return [];
     this.#channelUp = false;
     this.#stateEpoch = null;
+    return [{ kind: "leave" }];
+  }
+
+  /** From now on the other one of the pair is `node`. Whom we follow stays the same until it invites us. */
+  #pairWith(node: string): void {
+    this.#partner = node;
+    this.#leaderlessSinceMs = null;
+    if (this.#upstream !== node) this.#stateEpoch = null;
     const known = this.#known.get(node);
     this.#heardMs = known?.heardMs ?? null;
     this.#peerRole = known?.role ?? null;
@@ -569,15 +718,40 @@ export class Replica {
     this.#peerAlive = true;
   }
 
+  /** Standby: whoever follows nobody is to follow us, the first in order that is heard. */
+  #chooseFollower(nowMs: number): void {
+    if (this.#followers.length > 0) return;
+    this.#invited = this.#options.peers.find((node) => {
+      const known = this.#known.get(node);
+      return known !== undefined && nowMs - known.heardMs <= this.#silenceMs() && !known.ready &&
+        node !== this.#partner && node !== this.#upstream && known.role !== "primary";
+    }) ?? null;
+  }
+
+  /** Primary: heirs further down whose lease has ended are heirs no more; the standby has more patience. */
+  #dropSilent(nowMs: number): void {
+    const first = this.#followers.findIndex(({ node }, i) => {
+      return i > 0 && nowMs >= this.#leaseUntilMs(node);
+    });
+    if (first < 0) this.#unheardSinceMs = null;
+    else {
+      // After a stall of our own their answers are on the way.
+      this.#unheardSinceMs ??= nowMs;
+      if (nowMs - this.#unheardSinceMs < this.#options.heartbeatMs) return;
+      this.#followers = this.#followers.slice(0, first);
+    }
+  }
+
   /**
    * What a beat echoes; to be called for each of its copies, and for late ones. One that came first may
    * have come over a link that takes nothing to the peer, and echo only what that link took long ago.
    * The lease loses nothing by a late one: who asks does so `leaseMs` after all it has echoed before.
    */
   handleEcho(beat: BeatService, { node, echoedMs, token }: Omit<Heard, "nowMs">): void {
-    if (node !== this.#partner) return;
-    const isBound = token === this.#peerToken && beat.epoch <= this.#epoch && !beat.asking;
-    if (echoedMs !== null && isBound) this.#leaseFromMs = Math.max(this.#leaseFromMs, echoedMs);
+    const known = this.#known.get(node);
+    if (known === undefined || echoedMs === null) return;
+    const isBound = token === known.token && beat.epoch <= this.#epoch && !beat.asking;
+    if (isBound) known.leaseFromMs = Math.max(known.leaseFromMs, echoedMs);
   }
 
   /** Two primaries: the newer epoch stays, then the preferred node. */
@@ -596,17 +770,47 @@ export class Replica {
   /** Primary: the standby, or who may become it, is there. */
   #heardStandby(nowMs: number): Effect[] {
     if (this.#lostStandby !== null) return this.#goAlone(nowMs);
-    if (nowMs >= this.#leaseFromMs + this.#leaseMs()) return [];
-    if (this.#asked?.purpose === "hold" && !this.#isExposed) this.#withdraw();
-    if (this.#heldEpoch !== null) this.#announce();
-    if (!this.#counts) this.#awakeMs = Math.max(this.#awakeMs, this.#leaseFromMs);
+    const effects = this.#heardHeir(nowMs);
+    this.#noteUnrivalled(nowMs);
+    return effects;
+  }
+
+  /** Primary alone: whoever could have taken over meanwhile has just said that it has not. */
+  #noteUnrivalled(nowMs: number): void {
+    if (this.#counts) return;
+    const rivals = this.#hasSpares ? [...this.#named, ...this.#perhapsNamed] : [this.#partner!];
+    for (const node of rivals) if (nowMs >= this.#leaseUntilMs(node)) return;
+    const provenMs = Math.min(...rivals.map((node) => this.#leaseFrom(node)));
+    if (Number.isFinite(provenMs)) this.#awakeMs = Math.max(this.#awakeMs, provenMs);
+  }
+
+  /** Primary: when all heirs are heard in time, what was granted meanwhile can be told. */
+  #heardHeir(nowMs: number): Effect[] {
+    const heirs = this.#nextBound().map(({ node }) => node);
+    if (!this.#hasSpares) heirs.push(this.#partner!);
+    if (heirs.length === 0 || !heirs.every((node) => nowMs < this.#leaseUntilMs(node))) return [];
+    if (this.#asked?.purpose === "hold" && !this.#mustName) this.#withdraw();
+    if (this.#heldEpoch === null) return [];
+    const isVoided = this.#hasSpares && this.#voided >= this.#heldEpoch;
+    if (isVoided && !this.#bound.every(({ node }) => nowMs < this.#leaseUntilMs(node))) {
+      // One of those who knew the epoch before could pass over what we hold: it gives no voice any more. Of the
+      // register we were granted it all the same, so the next claim follows on it.
+      this.#lapsedEpoch = this.#heldEpoch;
+      this.#heldEpoch = null;
+    } else this.#announce();
     return [];
+  }
+
+  /** Primary of more than two: who may go on, once the epoch that was granted last is told. */
+  #nextBound(): Follower[] {
+    return this.#wanted().filter(({ node }) => this.#named.includes(node));
   }
 
   /** The epoch we were granted becomes that of the term the peer knows of. */
   #announce(): void {
     this.#epoch = this.#heldEpoch!;
     this.#heldEpoch = null;
+    this.#bound = this.#nextBound();
   }
 
   /**
@@ -628,8 +832,9 @@ export class Replica {
     return this.#isWhole ? this.#stateEpoch : 0;
   }
 
-  /** We have told the primary that we have nothing yet: what we had counts no more. */
-  handleGreeting(): void {
+  /** We have told whom we follow, for the time `session`, that we have nothing yet: what we had counts no more. */
+  handleGreeting(session = 0): void {
+    this.#session = session;
     this.#stateEpoch = null;
     this.#isWhole = false;
   }
@@ -639,16 +844,35 @@ export class Replica {
     this.#isWhole = true;
   }
 
-  /** The replication channel stands: both sides have greeted each other, in `epoch`. */
-  handleChannelUp(epoch: number): void {
+  /** The replication channel stands: both sides have greeted each other, in `epoch`, for the time `session`. */
+  handleChannelUp(epoch: number, session = 0): void {
     this.#channelUp = true;
     this.#lostStandby = null;
-    this.#isCovered = false;
-    if (this.#role !== "standby") return;
+    if (this.#role !== "standby") {
+      this.#followers = [{ node: this.#partner!, session, isWhole: true, seq: 0 }];
+      return;
+    }
     this.#epoch = Math.max(this.#epoch, epoch);
     // Where the register must name us first, the primary's next epoch says that it does.
     this.#stateEpoch = this.#hasSpares ? null : epoch;
     this.#refused = false;
+    this.#followers = [];
+  }
+
+  /** Who follows us now; of a primary who follows its standby. */
+  handleFollowers(followers: readonly Follower[]): void {
+    if (this.#role !== "primary") this.#followers = followers;
+    else if (this.#channelUp) this.#followers = [this.#followers[0], ...followers];
+  }
+
+  /** Primary: who follows our standby, as far as we count on it. */
+  get further(): readonly Follower[] {
+    return this.#followers.slice(1);
+  }
+
+  /** Of this one we have an answer so new that it cannot have asked for the service meanwhile. */
+  hears(node: string, nowMs: number): boolean {
+    return nowMs < this.#leaseUntilMs(node);
   }
 
   /**
@@ -668,7 +892,7 @@ export class Replica {
     if (this.#role !== "primary" || !this.ready) return [];
     if (this.#options.arbiter === null) return [{ kind: "handOver", epoch: this.#next() }];
     // What is given to the standby now, it may act on: so a lease must bind us, and no hold free us.
-    if (this.#asked !== null || this.#isBoundByGrant) return [];
+    if (this.#asked !== null || this.#isBoundByGrant || this.#mustName) return [];
     const effects = this.#ask("switch", nowMs);
     this.#isSwitching = effects.length > 0;
     return effects;
@@ -681,16 +905,23 @@ export class Replica {
     { reason = "switch" }: { reason?: "switch" | HandOverReason } = {},
   ): Effect[] {
     if (this.#role !== "standby" || epoch <= this.#epoch) return [];
-    if (nowMs >= this.#leaseFromMs + this.#leaseMs()) {
+    if (nowMs >= this.#leaseUntilMs(this.#partner)) {
       // We were away: it may have taken the service back meanwhile.
       return [judged("hand-over refused", {
         why: "the peer has not echoed a beat in time",
         epoch,
-        echoedMsAgo: round(nowMs - this.#leaseFromMs),
+        echoedMsAgo: round(nowMs - this.#leaseFrom(this.#partner)),
       })];
     }
     this.#withdraw();
-    return this.#promote(reason, epoch, { silentMs: 0, afresh: false, awakeMs: nowMs });
+    const heirs = [this.#partner!];
+    return this.#promote(reason, epoch, {
+      silentMs: 0,
+      afresh: false,
+      awakeMs: nowMs,
+      heirs,
+      nowMs,
+    });
   }
 
   /** We handed over: the peer is primary in `epoch`, and we follow on the same channel. */
@@ -699,6 +930,10 @@ export class Replica {
     this.#epoch = epoch;
     this.#stateEpoch = epoch;
     this.#isWhole = true;
+    this.#session = epoch;
+    this.#upstream = this.#partner;
+    this.#followers = [];
+    this.#bound = [];
     this.#heldEpoch = null;
     // It has all we had: its last beat, that it is still joining, is older than that.
     this.#peerRole = "standby";
@@ -725,6 +960,7 @@ export class Replica {
       return this.handleVerdict({ kind: "unreachable", ticket: asked.ticket, why }, nowMs);
     }
     if (this.#role === "primary") return this.#timeAsPrimary(nowMs);
+    if (this.#role === "standby" && this.#hasSpares) this.#chooseFollower(nowMs);
     return this.#shouldSpeak(nowMs, silent) ? this.#seek(nowMs) : [];
   }
 
@@ -739,7 +975,7 @@ export class Replica {
       return !this.#isBetterHeard(nowMs) || nowMs > this.#joinUntilMs + yieldMs;
     }
     if (this.#isLeaderless(nowMs)) return true;
-    if (this.#isSpare) return false;
+    if (this.#isSpare && (!this.#inStep || this.#isForestalled(nowMs))) return false;
     if (!isArbitrated) return silent;
     // Without the primary's connections there is no hurry: time to hear it, or others do.
     if (!this.#inStep) {
@@ -750,6 +986,16 @@ export class Replica {
     return silent || (this.#peerAlive && hasLeft);
   }
 
+  /** Further down: another standby is heard that could go on, and may still do so. */
+  #isForestalled(nowMs: number): boolean {
+    if (this.#silenceObservedMs > this.#silenceMs() + LEADERLESS_MS) return false;
+    return [...this.#known].some(([node, { role, ready, heardMs }]) => {
+      const isBelow = this.#followers.some((follower) => follower.node === node);
+      const isThere = nowMs - heardMs <= this.#silenceMs() + this.#options.heartbeatMs;
+      return node !== this.#partner && !isBelow && role === "standby" && ready && isThere;
+    });
+  }
+
   #seek(nowMs: number): Effect[] {
     const isStart = this.#role === "joining";
     if (this.#options.arbiter !== null) return this.#ask(isStart ? "start" : "takeover", nowMs);
@@ -757,6 +1003,8 @@ export class Replica {
       silentMs: isStart ? 0 : this.#silentMs(nowMs),
       afresh: this.#role === "retired",
       awakeMs: nowMs,
+      heirs: [],
+      nowMs,
     });
   }
 
@@ -767,6 +1015,7 @@ export class Replica {
   #timeAsPrimary(nowMs: number): Effect[] {
     const { arbiter } = this.#options;
     this.#choosePartner(nowMs);
+    this.#dropSilent(nowMs);
     if (this.maySpeak(nowMs)) this.#stalledSinceMs = null;
     else {
       this.#stalledSinceMs ??= nowMs;
@@ -778,9 +1027,7 @@ export class Replica {
     // A spare that is cut off from all may have been started anew, and hear of nobody.
     const mayBeRivalled = this.#isBoundByGrant || this.#options.peers.length > 1;
     const effects = arbiter !== null && mayBeRivalled ? this.#confirm(nowMs) : [];
-    if (this.#channelUp && this.#isExposed && this.#heldEpoch === null) {
-      effects.push(...this.#ask("hold", nowMs));
-    }
+    if (this.#mustName) effects.push(...this.#ask("hold", nowMs));
     if (!this.#counts) return effects;
     // Waiting costs a moment of held output; dropping it costs every connection its protection.
     if (this.#silenceObservedMs <= Math.max(this.#silenceMs(), STANDBY_MS)) return effects;
@@ -797,6 +1044,8 @@ export class Replica {
       this.#announce();
     }
     this.#lostStandby = null;
+    this.#followers = [];
+    this.#bound = [];
     this.#nextConsultMs = nowMs + CONFIRM_MS;
     return [
       { kind: "dropStandby", reason },
@@ -846,11 +1095,11 @@ export class Replica {
         inStep: isInStep,
       }));
     } else if (purpose === "hold") {
-      const isJoining = this.#channelUp && this.#isExposed && this.maySpeak(nowMs);
-      const what = isJoining ? "standby joined" : this.#counts ? "standby silent" : "own stall";
+      const isChange = this.#mustName && this.maySpeak(nowMs);
+      const what = isChange ? "heirs change" : this.#counts ? "standby silent" : "own stall";
       effects.push(judged(what, {
         silentMs: round(this.#silentMs(nowMs)),
-        echoedMsAgo: round(nowMs - this.#leaseFromMs),
+        echoedMsAgo: round(nowMs - this.#leaseFrom(this.#partner)),
         awakeMsAgo: round(nowMs - this.#awakeMs),
       }));
     }
@@ -873,16 +1122,15 @@ export class Replica {
 
   #claim(purpose: Purpose, nowMs: number): Effect {
     const { node, token } = this.#options;
-    const term = Math.max(this.#epoch, this.#heldEpoch ?? 0);
+    const term = Math.max(this.#epoch, this.#heldEpoch ?? 0, this.#lapsedEpoch);
     const expect = this.#followed(term);
     const voids = [{ token, epoch: this.#voided }];
     for (const { voided } of this.#known.values()) voids.push(voided);
     if (this.#given !== null) voids.push(this.#given);
-    const pair = [node, this.#partner!];
-    if (purpose === "switch") pair.reverse();
-    const [owner, heir] = pair;
+    const isSwitch = purpose === "switch";
+    const owner = isSwitch ? this.#partner! : node;
     const claim: Claim = { expect, voids, epoch: this.#next(), owner, token };
-    if (this.#hasSpares) claim.heir = heir;
+    if (this.#hasSpares) claim.heirs = isSwitch ? [node] : this.#heirs(purpose);
     const ticket = ++this.#tickets;
     this.#asked = { ticket, purpose, claim, askedMs: nowMs };
     return { kind: "arbitrate", ticket, purpose, claim };
@@ -896,10 +1144,26 @@ export class Replica {
     return this.#inStep ? term : Math.max(term, this.#observed);
   }
 
+  /** Whom a claim names. */
+  #heirs(purpose: Purpose): string[] {
+    const copies = this.#options.copies ?? 1;
+    const holds = this.#role === "primary" || (purpose === "takeover" && this.#inStep);
+    const heirs = holds ? this.#followers.slice(0, copies).map(({ node }) => node) : [];
+    if (this.#role === "primary" && !this.#channelUp) heirs.length = 0;
+    // Who was primary before must be able to pass over this claim, should we never act on it.
+    const isOwner = this.#role === "primary";
+    if (heirs.length === 0 || !(isOwner || heirs.includes(this.#partner!))) {
+      heirs.push(this.#partner!);
+    }
+    return heirs;
+  }
+
   /** The claim under way is wanted no more: we shall never act on its epoch. */
   #withdraw(): void {
     this.#probe = null;
     if (this.#asked === null) return;
+    const { heirs = [] } = this.#asked.claim;
+    this.#perhapsNamed = [...new Set([...this.#perhapsNamed, ...heirs])];
     this.#voided = Math.max(this.#voided, this.#asked.claim.epoch);
     this.#asked = null;
   }
@@ -912,7 +1176,7 @@ export class Replica {
     const note = this.#note(verdict, asked, nowMs);
     switch (verdict.kind) {
       case "granted":
-        return [note, ...this.#granted(asked, nowMs)];
+        return [note, ...this.#granted(asked, verdict.heirs ?? asked.claim.heirs ?? [], nowMs)];
       case "lost":
         this.#asked = null;
         return [note, ...this.#lost(verdict.value, purpose, nowMs)];
@@ -943,7 +1207,7 @@ export class Replica {
     return judged(`arbiter: ${outcome}`, { purpose, epoch: claim.epoch, detail, tookMs });
   }
 
-  #granted(asked: Asked, nowMs: number): Effect[] {
+  #granted(asked: Asked, heirs: readonly string[], nowMs: number): Effect[] {
     const { purpose, claim: { epoch }, askedMs } = asked;
     const { grantMs } = this.#options.arbiter!;
     if (nowMs - askedMs > grantMs) {
@@ -963,7 +1227,8 @@ export class Replica {
         return [{ kind: "handOver", epoch }];
       case "hold":
         this.#heldEpoch = epoch;
-        this.#isCovered = asked.claim.heir === this.#partner;
+        this.#named = heirs;
+        this.#perhapsNamed = [];
         this.#awakeMs = awakeMs;
         this.#nextConsultMs = awakeMs + CONFIRM_MS;
         if (!this.#counts) this.#announce();
@@ -974,6 +1239,8 @@ export class Replica {
           silentMs: purpose === "start" ? 0 : this.#silentMs(nowMs),
           afresh: !this.#inStep,
           awakeMs,
+          heirs,
+          nowMs,
         });
     }
   }
@@ -1027,28 +1294,62 @@ export class Replica {
   #promote(
     reason: TakeoverReason,
     epoch: number,
-    how: { silentMs: number; afresh: boolean; awakeMs: number },
+    how: {
+      silentMs: number;
+      afresh: boolean;
+      awakeMs: number;
+      heirs: readonly string[];
+      nowMs: number;
+    },
   ): Effect[] {
-    const { silentMs, afresh, awakeMs } = how;
+    const { silentMs, afresh, awakeMs, heirs, nowMs } = how;
     this.#epoch = epoch;
     this.#awakeMs = awakeMs;
     this.#heldEpoch = null;
     this.#stateEpoch = null;
     this.#nextConsultMs = awakeMs + CONFIRM_MS;
-    if (reason === "start" || reason === "peer-silent") this.#channelUp = false;
-    // Who hands over has named itself as the heir.
-    this.#isCovered = this.#channelUp;
-    return this.#become("primary", [
+    const isSwitch = reason !== "start" && reason !== "peer-silent";
+    const keeps = !isSwitch && !afresh && this.#role === "standby" && this.#followers.length > 0;
+    this.#named = heirs;
+    this.#perhapsNamed = [];
+    if (isSwitch) {
+      // Who hands over has named itself as the heir, and follows on what it has.
+      this.#followers = [{ node: this.#partner!, session: epoch, isWhole: true, seq: 0 }];
+    } else {
+      if (!keeps) this.#followers = [];
+      this.#channelUp = keeps;
+      if (keeps) this.#pairWith(this.#followers[0].node);
+    }
+    const effects = this.#become("primary", [
       { kind: "storeEpoch", epoch },
-      { kind: "promote", reason, epoch, silentMs, afresh },
+      { kind: "promote", reason, epoch, silentMs, afresh, keeps },
     ]);
+    this.#bound = this.#hasSpares ? this.#nextBound() : [];
+    // Of the others it is not known how much they have been told.
+    const bound = this.#bound;
+    this.#followers = this.#followers.filter((follower, i) => i === 0 || isIn(bound, follower));
+    if (keeps) this.#followers[0].isWhole = isIn(bound, this.#followers[0]);
+    if (!isSwitch && this.#hasSpares) {
+      // Nobody can have heard of this epoch before now, and so not missed us in it.
+      for (const [node, known] of this.#known) {
+        const isBound = this.#bound.some((heir) => heir.node === node);
+        known.leaseFromMs = isBound ? nowMs : -Infinity;
+      }
+    }
+    if (keeps) {
+      this.#silenceObservedMs = 0;
+      this.#peerAlive = true;
+    }
+    return effects;
   }
 
   #retire(reason: string, evidence: Evidence): Effect[] {
-    const epoch = Math.max(this.#epoch, this.#heldEpoch ?? 0);
+    const epoch = Math.max(this.#epoch, this.#heldEpoch ?? 0, this.#lapsedEpoch);
     this.#channelUp = false;
     this.#heldEpoch = null;
     this.#stateEpoch = null;
+    this.#followers = [];
+    this.#bound = [];
     this.#silenceObservedMs = 0;
     this.#withdraw();
     return this.#become("retired", [
@@ -1067,6 +1368,10 @@ export class Replica {
     this.#refused = false;
     return effects;
   }
+}
+
+function isIn(list: readonly Follower[], { node, session }: Follower): boolean {
+  return list.some((other) => other.node === node && other.session === session);
 }
 
 function judged(judgement: string, evidence: Evidence): Effect {

@@ -6,7 +6,7 @@
  * a Duplex, so a TLS socket does as well as a plain one. Answers come in the order of the questions.
  *
  *   {"id":1,"op":"claim","key":"a+b/web","expect":2,"voids":[],
- *    "epoch":3,"owner":"a","token":"9f3c"}     "heir":"b" too, of more than two replicas
+ *    "epoch":3,"owner":"a","token":"9f3c"}     "heirs":["b"] too, of more than two replicas
  *   {"id":1,"granted":true,"value":{"epoch":3,"owner":"a","token":"9f3c"}}
  *   {"id":2,"op":"read","key":"a+b/web"}   ->  {"id":2,"value":{...}} or {"id":2,"value":null}
  *   {"id":3,"op":"ping"}                   ->  {"id":3}
@@ -22,7 +22,7 @@
 import { createServer, type Server } from "node:net";
 import type { Duplex } from "node:stream";
 import type { Logger } from "../log.ts";
-import { asVoids, type Claim, isEpoch, isWord } from "../protocol/register.ts";
+import { asVoids, type Claim, isEpoch, isHeirs, isWord, PEERS_MAX } from "../protocol/register.ts";
 import { type RegisterStore, StoreError } from "./store.ts";
 
 /** Connections at one time. */
@@ -184,7 +184,7 @@ function answerTo(line: string, store: RegisterStore): Record<string, unknown> {
 }
 
 function claimOf(id: number, question: Record<string, unknown>): Claim {
-  const { expect, epoch, owner, token, heir } = question;
+  const { expect, epoch, owner, token, heirs } = question;
   if (!isEpoch(expect) || !isEpoch(epoch)) {
     throw new QuestionError(id, "expect or epoch is no number from 0 to 2^32 - 1");
   }
@@ -193,9 +193,9 @@ function claimOf(id: number, question: Record<string, unknown>): Claim {
   }
   const voids = asVoids(question.voids);
   if (voids === null) throw new QuestionError(id, "voids is no list of tokens and epochs");
-  if (heir === undefined) return { expect, voids, epoch, owner, token };
-  if (isWord(heir)) return { expect, voids, epoch, owner, token, heir };
-  throw new QuestionError(id, "heir is not 1 to 64 printable characters");
+  if (heirs === undefined) return { expect, voids, epoch, owner, token };
+  if (isHeirs(heirs)) return { expect, voids, epoch, owner, token, heirs };
+  throw new QuestionError(id, `heirs is no list of at most ${PEERS_MAX} names`);
 }
 
 function isKey(value: unknown): value is string {

@@ -221,8 +221,8 @@ export class RegisterStore {
 }
 
 function lineOf(key: string, value: RegisterValue): Uint8Array {
-  const { epoch, owner, token, follows, heir } = value;
-  const text = JSON.stringify({ key, epoch, owner, token, follows, heir });
+  const { epoch, owner, token, follows, heirs } = value;
+  const text = JSON.stringify({ key, epoch, owner, token, follows, heirs });
   return encode(`${checksum(text)} ${text}\n`);
 }
 

@@ -116,6 +116,7 @@ function attackWithBeat(frame: Uint8Array<ArrayBuffer>): void {
           asking: false,
           voided: 0,
           invites: true,
+          counted: 0,
         }],
       }),
     );
@@ -163,6 +164,7 @@ function speech(): Uint8Array {
         logLimit: 1 << 20,
         capacity: 1000,
         session: 1,
+        mode: "hot",
       }));
     default:
       return Uint8Array.of(...noise.subarray(0, 32), ...heard.flatMap((octets) => [...octets]));

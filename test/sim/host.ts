@@ -3,8 +3,8 @@
  *
  * Theory of operation
  * Follows runtime/loop.ts method by method; each method here names the one it repeats. Not repeated:
- * descriptors and poll, seals (seal.ts), the octets of frames in a socket (channel.ts), log mode. Envelopes and
- * beats are the real ones of message.ts. A pass is a generator that yields the name of each step, so
+ * descriptors and poll, seals (seal.ts), the octets of frames in a socket (channel.ts), log mode, replicas that
+ * follow the standby (protocol/chain.ts). Envelopes and beats are the real ones of message.ts. A pass is a generator that yields the name of each step, so
  * the world can end the daemon or stop it between any two of them:
  *
  *   wake ──> pass: beats, answers, channel ──> core.run ──> message ──> output ──> beat ──> judge
@@ -501,7 +501,8 @@ export class SimHost {
     this.#lastBeatMs = nowMs;
     const { role, epoch, ready, asking, voided } = this.replica;
     const invites = this.replica.invites(this.#peer);
-    const services = [{ name: SERVICE, role, epoch, ready, asking, voided, invites }];
+    const counted = this.replica.counted(this.#peer);
+    const services = [{ name: SERVICE, role, epoch, ready, asking, voided, invites, counted }];
     for (const [index, link] of this.#links.entries()) {
       const bytes = encodeBeat({
         kind: "beat",
@@ -621,7 +622,8 @@ export class SimHost {
       mtu: MTU,
       logLimit: LOG_LIMIT,
       capacity: CAPACITY,
-      session: 0,
+      session: 1,
+      mode: "hot",
     }, nowMs);
   }
 
@@ -820,13 +822,16 @@ export class SimHost {
     if (bodyLength > 0) {
       const seq = wasm.messageSeq() >>> 0;
       const body = bytes.slice(wasm.body(), wasm.body() + bodyLength);
-      channel.send(makeFrame({ kind: "data", epoch, seq, committed, bodyLength }, body), nowMs);
+      channel.send(
+        makeFrame({ kind: "data", epoch, seq, committed, bodyLength, further: [] }, body),
+        nowMs,
+      );
       channel.acknowledged = committed;
       wasm.sealed();
       if (this.#options.mutant === "commitEarly") wasm.committed(seq);
     } else if (ackDue && channel.acknowledged !== committed) {
       channel.acknowledged = committed;
-      this.#send({ kind: "data", epoch, seq: 0, committed, bodyLength: 0 }, nowMs);
+      this.#send({ kind: "data", epoch, seq: 0, committed, bodyLength: 0, further: [] }, nowMs);
     }
   }
 

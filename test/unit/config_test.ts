@@ -99,6 +99,7 @@ const FULL_CONFIG: Config = {
     divergence: "reset",
     unprotectable: "pass",
     finWaitMs: 2000,
+    commitCopies: 1,
     lagBytes: 4 << 20,
     lagTimeMs: 2000,
     logLimitBytes: 8 << 20,
@@ -396,6 +397,32 @@ Deno.test("parseConfig() takes logs on disk on two hosts beside an arbiter that 
     ],
   ];
   for (const [text, expected] of refused) match(problemsOf(text).join("\n"), expected);
+});
+
+const THIRD = '[[peer]]\nname = "c"\n' +
+  'links = [ { local = "10.0.1.1:7946", remote = "10.0.1.3:7946" } ]\n';
+
+Deno.test("parseConfig() takes a hint beside one peer at most", () => {
+  const text = FULL.replace(/commit = .*/, 'hint = "http/1.1"');
+  strictEqual(parseConfig(text, "x").services[0].hint, "http/1.1");
+  const expected =
+    /hint: found "http\/1.1" beside 2 tables \[\[peer\]\], allowed: one peer at most/;
+  match(problemsOf(`${text}\n${THIRD}`).join("\n"), expected);
+});
+
+Deno.test("parseConfig() takes no more copies than peers, and more than one only with strict commit", () => {
+  const text = (lines: string) => FULL.replace(/commit = .*/, lines);
+  const two = parseConfig(`${text('commit = "strict"\ncommit_copies = 2')}\n${THIRD}`, "x");
+  strictEqual(two.services[0].commitCopies, 2);
+  const refused: [string, RegExp][] = [
+    [text("commit_copies = 2"), /commit_copies: found 2 beside 1 tables .*, allowed: at most 1/],
+    [text("commit_copies = 0"), /commit_copies: found 0, allowed: a whole number from 1 to 7/],
+    [
+      `${text('commit = "ack"\ncommit_copies = 2')}\n${THIRD}`,
+      /commit_copies: found 2 beside commit = "ack", allowed: commit = "strict", or 1/,
+    ],
+  ];
+  for (const [lines, problem] of refused) match(problemsOf(lines).join("\n"), problem);
 });
 
 Deno.test("parseConfig() takes empty arguments of a command", () => {

@@ -54,6 +54,7 @@ const STATUS: NodeStatus = {
     warnings: [],
     recovery: null,
     store: null,
+    copies: { wanted: 1, held: 1, chain: ["b"] },
   }],
   arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: true },
   peers: [{
@@ -369,6 +370,6 @@ Deno.test("renderMetrics() is what Prometheus reads", () => {
       'holdfast_refused_total{peer="b\\"\\\\\\n",kind="datagram"} 3',
     ]
   ) ok(lines.includes(line), line);
-  strictEqual(new Set(lines.filter((line) => line.startsWith("# TYPE"))).size, 13);
+  strictEqual(new Set(lines.filter((line) => line.startsWith("# TYPE"))).size, 14);
   ok(!renderMetrics({ ...STATUS, services: [], peers: [] }).includes("service"));
 });

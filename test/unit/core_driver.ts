@@ -186,6 +186,18 @@ export class Driver {
     return this.core.wasm.apply(at, body.length);
   }
 
+  /**
+   * Applies what the next replica of a chain says.
+   *
+   * @throws {Error} When it is refused.
+   */
+  applyNext(body: Uint8Array): void {
+    const at = this.core.wasm.inbox(1);
+    this.core.bytes.set(body, at);
+    const trouble = this.core.wasm.applyNext(at, body.length);
+    if (trouble !== 0) throw new Error(`Cannot apply a body: its octet ${trouble - 1}`);
+  }
+
   /** The first `count` entries of the output list. */
   outputs(count: number): Output[] {
     const { wasm, view, bytes } = this.core;

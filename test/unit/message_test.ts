@@ -59,7 +59,16 @@ interface Sample {
 }
 
 const SERVICES: BeatService[] = [
-  { name: "web", role: "primary", epoch: 7, ready: true, asking: false, voided: 6, invites: true },
+  {
+    name: "web",
+    role: "primary",
+    epoch: 7,
+    ready: true,
+    asking: false,
+    voided: 6,
+    invites: true,
+    counted: 9,
+  },
   {
     name: "db",
     role: "joining",
@@ -68,6 +77,7 @@ const SERVICES: BeatService[] = [
     asking: true,
     voided: 0xffffffff,
     invites: false,
+    counted: 0xffffffff,
   },
 ];
 const BEAT: Beat = {
@@ -89,9 +99,13 @@ const FRAMES: Frame[] = [
     logLimit: 8 << 20,
     capacity: 65536,
     session: 0xfffffffe,
+    mode: "log",
   },
   { kind: "welcome", node: "a", epoch: 3, mtu: 9000, logLimit: 1 << 30, capacity: 4_000_000 },
-  { kind: "data", epoch: 1, seq: 0xffffffff, committed: 0, bodyLength: 4 << 20 },
+  { kind: "data", epoch: 1, seq: 0xffffffff, committed: 0, bodyLength: 4 << 20, further: [] },
+  { kind: "data", epoch: 1, seq: 2, committed: 1, bodyLength: 0, further: [7, 0xffffffff] },
+  { kind: "chain", names: [{ node: "c", session: 0xffffffff }, { node: "d", session: 1 }] },
+  { kind: "lead", epoch: 8 },
   { kind: "handover", epoch: 256, reason: "switch" },
   { kind: "took", epoch: 65536 },
   { kind: "refuse", why: "no service of that name" },
@@ -100,17 +114,19 @@ const FRAMES: Frame[] = [
   { kind: "whole", epoch: 7 },
 ];
 
-const SERVICE_TYPES: FieldType[] = ["text", "role", "u32", "bit", "bit", "u32"];
+const SERVICE_TYPES: FieldType[] = ["text", "role", "u32", "bit", "bit", "u32", "bit", "u32"];
 const FRAME_TYPES: Record<Frame["kind"], FieldType[]> = {
-  hello: ["text", "text", "u32", "u32", "u32", "u32", "u32"],
+  hello: ["text", "text", "u32", "u32", "u32", "u32", "u32", "bit"],
   welcome: ["text", "u32", "u32", "u32", "u32"],
-  data: ["u32", "u32", "u32", "u32"],
+  data: ["u32", "u32", "u32", "u32", "list"],
   handover: ["u32", "text"],
   took: ["u32"],
   refuse: ["text"],
   resume: ["text", "text", "u32", "u32", "u32"],
   resumed: ["u32", "u32"],
   whole: ["u32"],
+  chain: ["list"],
+  lead: ["u32"],
 };
 const FRAME_KINDS: Frame["kind"][] = [
   "hello",
@@ -122,7 +138,20 @@ const FRAME_KINDS: Frame["kind"][] = [
   "resume",
   "resumed",
   "whole",
+  "chain",
+  "lead",
 ];
+
+/** A field of a frame as an item. */
+function frameItem(field: string, value: unknown): number[] {
+  if (field === "mode") return uint(value === "log" ? 1 : 0);
+  if (field === "names") {
+    const names = value as { node: string; session: number }[];
+    return array(names.map(({ node, session }) => array([text(node), uint(session)])));
+  }
+  if (Array.isArray(value)) return array(value.map(uint));
+  return typeof value === "string" ? text(value) : uint(value as number);
+}
 
 function frameSample(frame: Frame): Sample {
   const { kind, ...fields } = frame;
@@ -132,7 +161,7 @@ function frameSample(frame: Frame): Sample {
     items: [
       uint(VERSION),
       uint(FRAME_KINDS.indexOf(kind) + 1),
-      ...Object.values(fields).map((v) => typeof v === "string" ? text(v) : uint(v as number)),
+      ...Object.entries(fields).map(([field, value]) => frameItem(field, value)),
     ],
     types: ["fixed", "fixed", ...FRAME_TYPES[kind]],
     decode: decodeFrame,
@@ -140,7 +169,7 @@ function frameSample(frame: Frame): Sample {
 }
 
 function serviceItems(service: BeatService): number[][] {
-  const { name, role, epoch, ready, asking, voided, invites } = service;
+  const { name, role, epoch, ready, asking, voided, invites, counted } = service;
   return [
     text(name),
     uint(ROLES.indexOf(role)),
@@ -149,6 +178,7 @@ function serviceItems(service: BeatService): number[][] {
     uint(asking ? 1 : 0),
     uint(voided),
     uint(invites ? 1 : 0),
+    uint(counted),
   ];
 }
 
@@ -236,8 +266,8 @@ function hex(bytes: Uint8Array): string {
 }
 
 Deno.test("every message is encoded as its CDDL says and comes back as it went", () => {
-  for (const { name, encoded, items, decode } of SAMPLES) {
-    const source = name === "beat" ? BEAT : FRAMES.find(({ kind }) => kind === name);
+  for (const [index, { name, encoded, items, decode }] of SAMPLES.entries()) {
+    const source = index === 0 ? BEAT : FRAMES[index - 1];
     deepStrictEqual(decode(Uint8Array.from(array(items))), source, name);
     deepStrictEqual(decode(encoded), source, name);
   }
@@ -288,7 +318,7 @@ Deno.test("an item more or less, another version and an unknown kind are refused
     refuses(sample, sample.items.slice(0, -1), "with an item less");
     refuses(sample, sample.items.with(0, uint(VERSION + 1)), "of another version");
   }
-  for (let kind = 10; kind < 300; kind++) {
+  for (let kind = FRAME_KINDS.length + 1; kind < 300; kind++) {
     const items = [uint(VERSION), uint(kind), uint(1)];
     refuses(SAMPLES[1], items, `of kind ${kind}`);
     refuses(BEAT_SAMPLE, items, `of kind ${kind}`);
@@ -334,6 +364,7 @@ Deno.test("a beat carries as many services with as long names as a configuration
     asking: i % 3 === 0,
     voided: 0xffffffff - i,
     invites: i % 2 === 0,
+    counted: 0xffffffff - i,
   }));
   const beat = { ...BEAT, node: "n".repeat(32), seq: 0xffffffff, echoSeq: 0xffffffff, services };
   const bytes = encodeBeat(beat);

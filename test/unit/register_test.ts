@@ -7,6 +7,7 @@ import {
   type Claim,
   decide,
   EPOCH_MAX,
+  PEERS_MAX,
   VOIDS_MAX,
 } from "../../runtime/protocol/register.ts";
 
@@ -67,13 +68,13 @@ Deno.test("asRegisterValue() takes values and nothing else", () => {
   for (const raw of wrong) strictEqual(asRegisterValue(raw), null, JSON.stringify(raw));
 });
 
-Deno.test("decide() lets only the owner and its heir follow on a value that names one", () => {
-  const held = { ...HELD, heir: "b" };
-  deepStrictEqual(decide(held, { ...CLAIM, heir: "a" }), {
+Deno.test("decide() lets only the owner and its heirs follow on a value that names some", () => {
+  const held = { ...HELD, heirs: ["b"] };
+  deepStrictEqual(decide(held, { ...CLAIM, heirs: ["a"] }), {
     granted: true,
-    value: { ...TAKEN, heir: "a" },
+    value: { ...TAKEN, heirs: ["a"] },
   });
-  strictEqual(decide(held, { ...CLAIM, owner: "a", heir: "c" }).value?.heir, "c");
+  deepStrictEqual(decide({ ...HELD, heirs: ["c", "b"] }, CLAIM).granted, true);
   deepStrictEqual(decide(held, { ...CLAIM, owner: "c" }), { granted: false, value: held });
   deepStrictEqual(
     decide(held, { ...CLAIM, owner: "c", expect: 4, voids: [{ token: held.token, epoch: 5 }] }),
@@ -81,7 +82,18 @@ Deno.test("decide() lets only the owner and its heir follow on a value that name
     "nor on one that is void",
   );
   deepStrictEqual(asRegisterValue(held), held);
-  strictEqual(asRegisterValue({ ...held, heir: "" }), null);
+  deepStrictEqual(asRegisterValue({ ...HELD, heir: "b" }), held, "from an earlier version");
+  for (const heirs of ["b", [""], [7], Array(PEERS_MAX + 1).fill("b"), null]) {
+    strictEqual(asRegisterValue({ ...held, heirs }), null, JSON.stringify(heirs));
+  }
+});
+
+Deno.test("decide() lets the owner alone add heirs", () => {
+  const held = { ...HELD, heirs: ["b", "c"] };
+  const heirs = ["d", "c", "a"];
+  deepStrictEqual(decide(held, { ...CLAIM, owner: "a", heirs }).value?.heirs, heirs);
+  deepStrictEqual(decide(held, { ...CLAIM, heirs }).value?.heirs, ["c", "a"]);
+  deepStrictEqual(decide(HELD, { ...CLAIM, heirs }).value?.heirs, heirs, "there were none");
 });
 
 Deno.test("asVoids() takes lists of voids and nothing else", () => {

@@ -7,8 +7,8 @@
  * arrived, speak if allowed, judge, beat. Messages take random times and are lost at random; a
  * replica may be paused, crash and start again, the link between any two may be cut in either
  * direction, and so may each one's way to the register. What the connections hold is one number, `n`,
- * of a generation: the primary raises it, the standby copies it, and what has been let out must never
- * be ahead of who goes on.
+ * of a generation: the primary raises it, the standby copies it and hands it down the chain, and what has been
+ * let out must never be ahead of who goes on.
  *
  * With `durable` each replica has a disk, as log_store/disk_log.ts uses it: what it holds is put there and is
  * durable some time later, in order. A crash may lose what is not durable yet, from any point on. A
@@ -19,9 +19,11 @@
  *   one per epoch    an epoch is spoken in by one life of one replica
  *   output commit    who goes on with connections has all that was let out
  *   epochs           of what is spoken in only grow
- * and by `settle()`, without faults: one primary with a voice and one ready standby in bounded time, all others spares.
+ * and by `settle()`, without faults: one primary with a voice, all others in its chain in bounded time, and as
+ * many heirs as there are to be copies.
  */
 import { ok } from "node:assert/strict";
+import { Chain, confirmedBy, type Name } from "../../runtime/protocol/chain.ts";
 import type { BeatService } from "../../runtime/protocol/message.ts";
 import { FORMER_MS } from "../../runtime/protocol/peer_life.ts";
 import { decide, type Decision, type RegisterValue } from "../../runtime/protocol/register.ts";
@@ -55,6 +57,10 @@ interface Copy {
 
 /** No connections: of a generation that never was let out. */
 const NOTHING: Copy = { generation: -1, n: 0 };
+/** What goes down the chain; `isAll` for who has only just joined it, too. */
+interface News extends Copy {
+  isAll: boolean;
+}
 
 interface Beat extends BeatService {
   from: SimNode;
@@ -139,7 +145,11 @@ export class SimNode {
   beatSeq = 0;
   sentMs = new Float64Array(BEATS_KEPT);
   ears = new Map<SimNode, Ear>();
+  /** To whom it follows; of a primary to its standby. */
   channel: End | null = null;
+  /** Standby: to who follows it. */
+  next: End | null = null;
+  readonly chain = new Chain();
   nextConnectMs = 0;
   copy: Copy = { generation: 0, n: 0 };
   /** Primary: what the standby has confirmed. */
@@ -150,6 +160,10 @@ export class SimNode {
   stored = 0;
   /** What was on the disk is gone, or is going, and nothing was put since. */
   isClear = false;
+  /** Follower: the last that came. */
+  applied = 0;
+  /** The newest word of who is in the chain, in the order of all events. */
+  namedAt = 0;
   switching = false;
   /** How many there were: what waits for one of them must not meet the next. */
   switches = 0;
@@ -180,6 +194,7 @@ export class World {
   /** The newest generation of connections, and how much of it has been let out. */
   released: Copy = { generation: 0, n: 0 };
   readonly #hasArbiter: boolean;
+  readonly #copies: number;
   readonly #names: readonly string[];
   readonly #speakers = new Map<number, string>();
   readonly #queue: { atMs: number; order: number; act: () => void }[] = [];
@@ -189,9 +204,13 @@ export class World {
   takeovers = 0;
   afresh = 0;
 
-  constructor(random: Random, { arbiter = true, count = 2, durable = false } = {}) {
+  constructor(
+    random: Random,
+    { arbiter = true, count = 2, copies = 1, durable = false } = {},
+  ) {
     this.random = random;
     this.#hasArbiter = arbiter;
+    this.#copies = copies;
     this.#names = ["a", "b", "c", "d"].slice(0, count);
     this.nodes = this.#names.map((name) => new SimNode(name, this.#makeReplica(name, 0, 0)));
     for (const node of durable ? this.nodes : []) {
@@ -210,6 +229,7 @@ export class World {
       detect: DETECT,
       epoch,
       token: `${name}${life}`,
+      copies: this.#copies,
       arbiter: this.#hasArbiter ? { answerMs: 1000, grantMs: 400, patienceMs: 0 } : null,
     }, this.nowMs);
   }
@@ -236,6 +256,7 @@ export class World {
     this.#log(`${node.name} crashes`);
     node.alive = false;
     this.#closeChannel(node);
+    this.#closeNext(node);
     node.inbox = [];
     node.events = [];
     node.askers = [];
@@ -256,6 +277,7 @@ export class World {
     node.switching = false;
     node.copy = { ...NOTHING };
     node.isClear = false;
+    node.chain.clear();
     if (node.disk !== null) {
       const { term, copy } = node.disk.durable;
       node.copy = { ...copy };
@@ -332,9 +354,12 @@ export class World {
       this.run(50);
       const roles = new Set(this.nodes.map((n) => n.replica.role));
       const speakers = this.nodes.filter((n) => n.replica.maySpeak(this.nowMs)).length;
-      const ready = this.nodes.filter((n) => n.replica.ready).length;
+      const isReady = this.nodes.every((n) => n.replica.ready);
       const isSettled = [...roles].sort().join() === "primary,standby" && speakers === 1;
-      if (isSettled && ready === 2) return;
+      const primary = this.nodes.find((n) => n.replica.role === "primary");
+      const heirs = this.#names.filter((name) => primary?.replica.counted(name) !== 0).length;
+      const wanted = this.#names.length === 2 ? 0 : Math.min(this.#copies, this.#names.length - 1);
+      if (isSettled && isReady && heirs === wanted) return;
     }
     ok(
       false,
@@ -393,7 +418,11 @@ export class World {
       act();
       if (node.life !== life) return;
     }
-    if (replica.role === "primary" && replica.maySpeak(this.nowMs)) this.#speak(node);
+    if (replica.role === "primary") {
+      if (replica.maySpeak(this.nowMs)) this.#speak(node);
+      const { copy, confirmed: released } = node;
+      node.chain.step(replica, { sent: copy.n, released, nowMs: this.nowMs });
+    }
     this.#perform(node, replica.handleTime(this.nowMs));
     this.#tellTerm(node);
     if (this.nowMs >= node.nextBeatMs) this.#sendBeat(node);
@@ -415,6 +444,7 @@ export class World {
         asking,
         voided,
         invites: replica.invites(other.name),
+        counted: replica.counted(other.name),
         from: node,
         token: `${node.name}${node.life}`,
         seq: node.beatSeq,
@@ -444,18 +474,9 @@ export class World {
     node.copy.n++;
     const { generation, n } = node.copy;
     if (node.channel !== null) {
-      const other = node.channel.peer;
-      this.#sendOn(node, () => {
-        // What was repeated comes late here, which TCP would have put in order.
-        const isNewer = other.copy.generation !== generation || other.copy.n < n;
-        if (isNewer) other.copy = { generation, n };
-        const confirm = () =>
-          this.#sendOn(other, () => {
-            node.confirmed = n;
-            this.#release(node);
-          });
-        this.#store(other, confirm);
-      });
+      const isAll = node.chain.isTelling;
+      this.#hand(node, node.channel, { generation, n, isAll });
+      if (isAll) node.chain.noteTold(n);
     }
     this.#store(node, () => {
       if (node.copy.generation !== generation) return;
@@ -493,36 +514,102 @@ export class World {
     node.isClear = true;
   }
 
+  /** Down the chain: who has it applies it, hands it on, and says so. */
+  #hand(node: SimNode, end: End, news: News): void {
+    this.#sendOn(node, end, () => {
+      const { peer } = end;
+      const { generation, n, isAll } = news;
+      // What was repeated comes late here, which TCP would have put in order.
+      const isNewer = peer.copy.generation === generation && peer.copy.n < n;
+      if (isNewer || (isAll && peer.copy.generation !== generation)) peer.copy = { generation, n };
+      if (peer.next !== null) this.#hand(peer, peer.next, news);
+      this.#store(peer, () => {
+        peer.applied = n;
+        this.#report(peer);
+      });
+    });
+  }
+
+  /** Up the chain: who has what. */
+  #report(node: SimNode): void {
+    const { channel, chain, applied } = node;
+    if (channel === null || node.replica.role === "primary") return;
+    const numbers = [applied, ...chain.numbers];
+    this.#sendOn(node, channel, () => {
+      const { peer } = channel;
+      if (peer.next?.id === channel.id) {
+        peer.chain.setNumbers(numbers);
+        this.#report(peer);
+      } else if (peer.replica.role === "primary") {
+        peer.confirmed = Math.max(peer.confirmed, numbers[0]);
+        peer.chain.noteStandby(numbers[0]);
+        peer.chain.setNumbers(numbers.slice(1));
+        this.#release(peer);
+      }
+    });
+  }
+
+  /** Up the chain: who is in it below us. */
+  #name(node: SimNode): void {
+    const { channel, chain } = node;
+    if (channel === null || node.replica.role === "primary") return;
+    const { names } = chain;
+    const order = ++this.#order;
+    this.#sendOn(node, channel, () => {
+      const { peer } = channel;
+      // What was repeated comes late here, which TCP would have put in order.
+      if (order < peer.namedAt) return;
+      peer.namedAt = order;
+      if (peer.next?.id === channel.id) {
+        this.#setNames(peer, [{ node: node.name, session: channel.id }, ...names]);
+      } else if (peer.replica.role === "primary") {
+        peer.chain.setNames(names, peer.copy.n);
+      }
+    });
+  }
+
+  #setNames(node: SimNode, names: Name[]): void {
+    node.chain.setNames(names, node.applied);
+    node.replica.handleFollowers(node.chain.followers);
+    this.#name(node);
+  }
+
   /** Lets out what may be let out. */
   #release(node: SimNode): void {
+    const { replica } = node;
     const counts = node.channel !== null || this.#holds.has(node);
     const here = node.disk === null ? node.copy.n : node.stored;
-    const n = counts ? Math.min(here, node.confirmed) : here;
+    const heads = { first: node.confirmed, standby: replica.partner };
+    const n = counts ? Math.min(here, confirmedBy(replica.keepers, heads)) : here;
     const { generation } = node.copy;
-    if (!node.replica.maySpeak(this.nowMs)) return;
+    if (!replica.maySpeak(this.nowMs)) return;
     if (this.released.generation === generation) {
       this.released.n = Math.max(this.released.n, n);
     }
   }
 
+  /** Channels whose welcome is on its way to who joins. */
+  readonly #welcomed = new Set<number>();
   /** Primaries whose channel broke and whose standby is not given up yet. */
   readonly #holds = new Set<SimNode>();
 
   /** Something on the channel, in order; lost with it. */
-  #sendOn(node: SimNode, act: () => void): void {
-    const end = node.channel;
-    if (end === null) return;
-    const other = end.peer;
+  #sendOn(node: SimNode, end: End, act: () => void): void {
+    const { id, peer: other } = end;
     const deliver = () => {
       // TCP repeats what is lost, until the channel is closed; another one does not carry it.
-      if (node.channel !== end && other.channel?.id !== end.id) return;
+      if (!hasEnd(node, id) && !hasEnd(other, id)) return;
+      if (this.#welcomed.has(id)) {
+        this.#after(1, deliver);
+        return;
+      }
       if (this.cuts.has(node.name + other.name)) {
         this.#after(20, deliver);
         return;
       }
-      if (!other.alive || other.channel?.id !== end.id) return;
+      if (!other.alive || !hasEnd(other, id)) return;
       other.events.push(() => {
-        if (other.channel?.id === end.id) act();
+        if (hasEnd(other, id)) act();
       });
     };
     this.#after(0.1, deliver);
@@ -535,57 +622,83 @@ export class World {
     this.#beginAnew(node);
     if (node.disk !== null && node.disk.waiting.length > 0) return;
     node.nextConnectMs = this.nowMs + 100;
-    const other = this.node(node.replica.partner!);
+    const other = this.node(node.replica.upstream!);
     const blocked = () =>
       this.cuts.has(node.name + other.name) || this.cuts.has(other.name + node.name);
     if (blocked() || !other.alive) return;
     const { life } = node;
     const otherLife = other.life;
+    const session = ++this.#order;
     // connect(2), then the hello
     this.#after(this.#delay(), () => {
       if (!node.alive || node.life !== life) return;
       node.events.push(() => {
-        if (node.replica.role !== "standby" || node.replica.partner !== other.name) return;
-        node.replica.handleGreeting();
+        if (node.replica.role !== "standby" || node.replica.upstream !== other.name) return;
+        node.replica.handleGreeting(session);
         this.#after(this.#delay(), () => {
           if (blocked() || !other.alive || other.life !== otherLife) return;
-          other.events.push(() => this.#welcome(other, node));
+          other.events.push(() => this.#welcome(other, node, session));
         });
       });
     });
   }
 
-  #welcome(primary: SimNode, standby: SimNode): void {
-    if (primary.replica.role !== "primary" || primary.switching || !standby.alive) return;
-    if (primary.replica.partner !== standby.name) return;
-    if (primary.channel !== null) this.#closeChannel(primary);
-    const end = { id: ++this.#order, peer: standby };
-    primary.channel = end;
-    this.#holds.delete(primary);
-    // Connections an earlier standby had are nobody's from here on.
-    primary.confirmed = primary.copy.n;
-    const { epoch } = primary.replica;
-    primary.replica.handleChannelUp(epoch);
-    const copy = { ...primary.copy };
-    this.#release(primary);
-    const { life } = standby;
+  /** `id` is the channel's from here on: the session of who joins. */
+  #welcome(node: SimNode, joining: SimNode, id: number): void {
+    const { replica } = node;
+    if (!joining.alive || node.switching) return;
+    const end = { id, peer: joining };
+    const { epoch } = replica;
+    const isPrimary = replica.role === "primary";
+    if (isPrimary) {
+      if (replica.partner !== joining.name) return;
+      if (node.channel !== null) {
+        this.#closeChannel(node);
+        this.#holds.add(node);
+        replica.handleChannelDown("a new one replaces it");
+      }
+      if (!replica.admits(joining.name)) return;
+      node.channel = end;
+      node.chain.clear();
+      this.#holds.delete(node);
+      // Connections an earlier standby had are nobody's from here on.
+      node.confirmed = node.copy.n;
+      replica.handleChannelUp(epoch, id);
+      this.#release(node);
+    } else {
+      if (!replica.invites(joining.name) || node.channel === null) return;
+      if (node.next !== null) this.#closeNext(node);
+      node.next = end;
+      this.#setNames(node, [{ node: joining.name, session: id }]);
+    }
+    const { life } = joining;
+    // A standby is brought up to date here; one further down must be told of all in the stream.
+    const copy = isPrimary ? { ...node.copy } : { ...NOTHING };
+    const { applied } = node;
+    this.#welcomed.add(id);
     this.#after(this.#delay(), () => {
-      if (!standby.alive || standby.life !== life) return;
-      standby.events.push(() => {
-        const { role, partner } = standby.replica;
-        if (role !== "standby" || epoch < standby.replica.epoch || partner !== primary.name) {
-          this.#closeChannel(standby);
-          standby.replica.handleChannelDown("welcome out of turn");
-          if (primary.channel === end) this.#brokenAt(primary);
+      if (!joining.alive || joining.life !== life) {
+        this.#welcomed.delete(id);
+        return;
+      }
+      joining.events.push(() => {
+        this.#welcomed.delete(id);
+        const { role, upstream } = joining.replica;
+        if (role !== "standby" || epoch < joining.replica.epoch || upstream !== node.name) {
+          this.#closeChannel(joining);
+          joining.replica.handleChannelDown("welcome out of turn");
+          if (hasEnd(node, id)) this.#brokenAt(node, end);
           return;
         }
         // Another one has replaced it, or it was closed.
-        if (primary.channel !== end) return;
-        standby.channel = { id: end.id, peer: primary };
-        standby.copy = copy;
-        standby.replica.handleChannelUp(epoch);
-        this.#store(standby, () => {
-          if (standby.channel?.id === end.id) standby.replica.handleWhole();
+        if (!hasEnd(node, id)) return;
+        this.#closeNext(joining);
+        joining.channel = { id, peer: node };
+        joining.copy = copy;
+        joining.applied = isPrimary ? copy.n : applied;
+        joining.replica.handleChannelUp(epoch, id);
+        this.#store(joining, () => {
+          if (joining.channel?.id === id) joining.replica.handleWhole();
         });
       });
     });
@@ -595,25 +708,37 @@ export class World {
   #closeChannel(node: SimNode): void {
     const end = node.channel;
     node.channel = null;
+    this.#tellClosed(node, end);
+  }
+
+  #closeNext(node: SimNode): void {
+    const end = node.next;
+    node.next = null;
+    this.#tellClosed(node, end);
+    if (end !== null) this.#setNames(node, []);
+  }
+
+  #tellClosed(node: SimNode, end: End | null): void {
     for (const other of this.#others(node)) {
-      if (other.channel?.peer !== node) continue;
-      // What a dead node had not accepted yet breaks too; otherwise only the other end of this one.
-      if (end === null ? !node.alive : other.channel.id === end.id) this.#brokenAt(other);
+      for (const its of [other.channel, other.next]) {
+        if (its === null || its.peer !== node) continue;
+        // What a dead node had not accepted yet breaks too; otherwise only the other end of this one.
+        if (end === null ? !node.alive : its.id === end.id) this.#brokenAt(other, its);
+      }
     }
   }
 
-  #brokenAt(node: SimNode): void {
-    const end = node.channel;
-    const tell = () => {
-      if (!node.alive || node.channel !== end) return;
+  #brokenAt(node: SimNode, end: End): void {
+    this.#after(this.#delay(), () => {
+      if (!node.alive || !hasEnd(node, end.id)) return;
       node.events.push(() => {
-        if (node.channel !== end) return;
+        if (node.next?.id === end.id) return this.#closeNext(node);
+        if (node.channel?.id !== end.id) return;
         node.channel = null;
         if (node.replica.role === "primary") this.#holds.add(node);
         node.replica.handleChannelDown("the peer closed the channel");
       });
-    };
-    this.#after(this.#delay(), tell);
+    });
   }
 
   // Effects ---------------------------------------------------------------------------------------
@@ -643,6 +768,7 @@ export class World {
           this.#holds.delete(node);
           if (node.channel !== null) this.#closeChannel(node);
           node.confirmed = node.copy.n;
+          node.chain.clear();
           this.#release(node);
           break;
         case "silence":
@@ -672,6 +798,17 @@ export class World {
 
   #promote(node: SimNode, effect: Effect & { kind: "promote" }): void {
     if (effect.reason !== "switch" && node.channel !== null) this.#closeChannel(node);
+    let { n: confirmed } = node.copy;
+    if (effect.keeps) {
+      confirmed = node.chain.numbers[0];
+      node.channel = node.next;
+      node.next = null;
+      node.chain.shift(node.replica.further, ++node.copy.n);
+      this.#hand(node, node.channel!, { ...node.copy, isAll: true });
+    } else {
+      this.#closeNext(node);
+      node.chain.clear();
+    }
     if (effect.afresh || (effect.reason === "start" && node.disk === null)) {
       this.afresh++;
       this.released = { generation: this.released.generation + 1, n: 0 };
@@ -690,15 +827,17 @@ export class World {
         );
       }
     }
-    node.confirmed = node.copy.n;
+    node.confirmed = effect.keeps ? confirmed : node.copy.n;
     // What was applied just now may not be durable yet.
     const there = node.disk?.durable.copy;
     node.stored = there?.generation === node.copy.generation ? there.n : 0;
   }
 
   #handOver(node: SimNode, epoch: number): void {
+    const heads = { first: node.confirmed, standby: node.replica.partner };
+    const isThere = confirmedBy(node.replica.keepers, heads) >= node.copy.n;
     const isStored = node.disk === null || node.stored >= node.copy.n;
-    if (node.channel === null || node.confirmed < node.copy.n || !isStored) {
+    if (node.channel === null || !isThere || !isStored) {
       // Not drained: a real one waits; this one gives up now and then, which is a switch given up.
       const { switches } = node;
       node.events.push(() => {
@@ -707,10 +846,17 @@ export class World {
       });
       return;
     }
-    const other = node.channel.peer;
+    const end = node.channel;
+    const other = end.peer;
     this.#perform(node, node.replica.handleHandedOver(epoch));
     node.switching = false;
-    this.#sendOn(node, () => this.#perform(other, other.replica.handleHandover(epoch, this.nowMs)));
+    node.chain.clear();
+    node.applied = node.copy.n;
+    this.#sendOn(
+      node,
+      end,
+      () => this.#perform(other, other.replica.handleHandover(epoch, this.nowMs)),
+    );
   }
 
   // The register ----------------------------------------------------------------------------------
@@ -739,7 +885,7 @@ export class World {
       const verdict = answer === undefined
         ? { kind: "unreachable", ticket, why: "no answer" } as const
         : answer.granted
-        ? { kind: "granted", ticket } as const
+        ? { kind: "granted", ticket, heirs: answer.value?.heirs } as const
         : { kind: "lost", ticket, value: answer.value } as const;
       this.#perform(node, node.replica.handleVerdict(verdict, this.nowMs));
     });
@@ -781,4 +927,8 @@ export class World {
     const isSlow = this.random.next() < 0.02;
     return 0.2 + this.random.next() ** 2 * (isSlow ? 300 : 3);
   }
+}
+
+function hasEnd({ channel, next }: SimNode, id: number): boolean {
+  return channel?.id === id || next?.id === id;
 }

@@ -11,6 +11,10 @@
  *                                    v            │
  *                                standby core ── app ──> Endpoint (server)
  *
+ * A third replica may follow the standby, which hands on to it what it is told itself (runtime/protocol/chain.ts):
+ *
+ *                                standby core ── the same bodies ──> next core ── app ──> Endpoint (server)
+ *
  * In log mode a standby has no servers, `killServers()` and `startServers()` do what the loop's recoverer
  * does, and probes are answered here.
  *
@@ -47,6 +51,10 @@ export interface Host {
   servers: Map<number, Endpoint>;
   /** Bodies that are on their way here. */
   inbox: { seq: number; body: Uint8Array }[];
+  /** What the one that follows it has said. */
+  reports: Uint8Array[];
+  /** The next body is that of another primary. */
+  isLed: boolean;
   /** Number of the last message applied here. */
   applied: number;
   /** Number of the last one that is kept as it must be: durable, with a disk. */
@@ -90,6 +98,8 @@ export interface ReplicasOptions {
   log?: { holds: boolean };
   /** Without a standby. */
   alone?: boolean;
+  /** More than two replicas: a third one may follow the standby. */
+  chained?: boolean;
   /** The first host's log is on a disk, in log mode. */
   disk?: DiskHost;
   /** And the second host's on another one. */
@@ -104,6 +114,8 @@ export interface ReplicasOptions {
   isDropped?: () => boolean;
   /** Octets of a message that bring a standby what it has missed. */
   tellOctets?: number;
+  /** Replicas that must have what leaves, beside the primary; default 1. */
+  copies?: 1 | 2;
   /** Clients may be reset; "late": those that have read all, and only lack the ACK of their FIN. */
   mayReset?: boolean | "late";
   /** Records of each core; the more there are, the less memory is left for what is parked. */
@@ -120,6 +132,10 @@ export class Replicas {
   primary: Host;
   /** Who follows, if anybody does. */
   standby: Host | null;
+  /** Who follows the standby, if anybody does. */
+  next: Host | null = null;
+  /** What is being told again to the latter: see core.retell(); 0 for nothing. */
+  #tellBelow = 0;
   readonly #options: ReplicasOptions;
   readonly #family: 4 | 6;
   #made = 0;
@@ -165,12 +181,12 @@ export class Replicas {
     keepers.add("standby", wasm.messageSeq());
   }
 
-  /** A host is primary from now on; its standby, if any, stays. */
-  #lead(host: Host, stays = false): void {
+  /** A host is primary from now on, with a standby that has confirmed the messages up to `confirmed`, or none. */
+  #lead(host: Host, confirmed: number | null = null): void {
     const { disk, driver, keepers } = host;
     const next = driver.core.wasm.messageSeq();
     keepers.clear();
-    if (stays) keepers.add("standby", next);
+    if (confirmed !== null) keepers.add("standby", confirmed + 1);
     else {
       // Whoever joins counts its messages anew.
       host.applied = 0;
@@ -193,6 +209,35 @@ export class Replicas {
   /** Both logs on disk hold all connections, as far as clients have been told of them. */
   get isStored(): boolean {
     return this.isWhole && this.primary.disk!.log.keepsAll && this.standby!.disk!.log.keepsAll;
+  }
+
+  /** A third replica follows the standby. */
+  joinNext(): void {
+    const { primary, standby } = this;
+    if (standby === null) throw new Error("Cannot follow: there is no standby");
+    this.next = this.#host(null);
+    const { wasm } = this.next.driver.core;
+    wasm.setRole(1);
+    wasm.setPeerLogLimit(this.#logLimit);
+    this.next.applied = standby.applied;
+    this.next.kept = standby.applied;
+    standby.driver.core.wasm.loseNext();
+    this.#tellBelow = primary.driver.core.wasm.retell();
+  }
+
+  /** The third replica has been told of all that lives, its servers are as far, and nothing is on its way to it. */
+  get isNextWhole(): boolean {
+    const { next, standby } = this;
+    if (next === null || this.#tellBelow > 0 || standby!.inbox.length > 0) return false;
+    const { driver } = next;
+    const reasons = Array.from(
+      { length: driver.core.wasm.highWater() },
+      (_, i) => driver.core.wasm.recordAt(i) === 0 ? Reason.none : driver.field(i, "reason"),
+    );
+    const isBehind = reasons.some((reason) =>
+      reason === Reason.joining || reason === Reason.pending
+    );
+    return next.inbox.length === 0 && !isBehind && standby!.reports.length === 0;
   }
 
   /** Clients' ports of the connections that are protected, as the primary sees it. */
@@ -250,6 +295,7 @@ export class Replicas {
     const { primary, standby } = this;
     if (this.#pass(primary, standby, toService)) moved = true;
     if (standby !== null && this.#pass(standby, primary, [])) moved = true;
+    if (this.next !== null && this.#pass(this.next, standby, [])) moved = true;
     const { mayReset = false } = this.#options;
     for (const { state, ended, lacksOnlyAck } of mayReset === true ? [] : this.clients.values()) {
       const isLate = mayReset === "late" && ended && lacksOnlyAck;
@@ -286,16 +332,33 @@ export class Replicas {
    * the last `lost` messages between the replicas: nothing can have been released for them.
    */
   crash(lost = 0): void {
-    const { standby } = this;
+    const { next, standby } = this;
     if (standby === null) throw new Error("Cannot take over: there is no standby");
     standby.inbox.splice(Math.max(0, standby.inbox.length - lost));
     // What had been received is applied first (drain), then the address is claimed.
     this.#settle(standby);
     this.primary = standby;
-    this.standby = null;
+    this.standby = next;
+    this.next = null;
+    this.#tellBelow = 0;
     standby.driver.nowMs = this.nowMs;
-    this.#lead(standby);
-    this.#deliver(standby, standby.driver.takeOver(standby.disk === null ? "nobody" : "store"));
+    this.#lead(standby, next?.kept ?? null);
+    if (next === null) {
+      const staying = standby.disk === null ? "nobody" : "store";
+      return this.#deliver(standby, standby.driver.takeOver(staying));
+    }
+    standby.driver.core.wasm.goOnAfter(standby.applied, next.kept);
+    next.isLed = true;
+    this.#deliver(standby, standby.driver.takeOver("next"));
+  }
+
+  /** Primary and standby vanish at one moment; the last `lost` messages to the third replica are lost too. */
+  crashBoth(lost = 0): void {
+    const { next } = this;
+    if (next === null) throw new Error("Cannot take over: there is no third replica");
+    this.standby = next;
+    this.next = null;
+    this.crash(lost);
   }
 
   /**
@@ -341,7 +404,7 @@ export class Replicas {
     this.#settle(standby);
     [this.primary, this.standby] = [standby, primary];
     standby.driver.nowMs = this.nowMs;
-    this.#lead(standby, true);
+    this.#lead(standby, standby.driver.core.wasm.messageSeq() - 1);
     this.#deliver(standby, standby.driver.takeOver("peer"));
     wasm.relay(0);
     // In log mode only the primary runs servers.
@@ -413,12 +476,14 @@ export class Replicas {
       divergence,
       capacity,
       logLimit: this.#logLimit,
+      chained: this.#options.chained,
     });
     if (log !== undefined) driver.core.wasm.setLogMode(log.holds ? 1 : 0);
     driver.core.wasm.setKeep(this.#options.keep ?? 0);
     driver.core.wasm.setHint(this.#options.hint === true ? 1 : 0);
-    const fresh = { applied: 0, kept: 0, lag: 0, down: false, keepers: new Keepers() };
-    return { driver, disk, servers: new Map(), inbox: [], answers: [], ...fresh };
+    const fresh = { applied: 0, kept: 0, lag: 0, down: false, isLed: false };
+    const queues = { inbox: [], reports: [], answers: [] };
+    return { driver, disk, servers: new Map(), keepers: new Keepers(), ...queues, ...fresh };
   }
 
   #send(packet: Uint8Array, to: "client" | "service"): void {
@@ -442,15 +507,23 @@ export class Replicas {
     if (host.lag > 0) host.lag--;
     else {
       messages = host.inbox;
+      if (host === this.standby) this.next?.inbox.push(...messages);
       host.applied = messages.at(-1)?.seq ?? host.applied;
       host.inbox = [];
     }
     const bodies = messages.map(({ body }) => body);
     this.#hearKeepers(host, peer);
+    if (host.isLed && bodies.length > 0) {
+      host.isLed = false;
+      driver.core.wasm.noteNewPrimary();
+    }
+    for (const body of host.reports.splice(0)) driver.applyNext(body);
     const outputs = driver.pass({ net: frozen ? [] : net, app, bodies });
     const isPrimary = host === this.primary;
-    if (isPrimary && peer !== null && driver.core.wasm.bringing() !== 0) {
-      driver.core.wasm.tellAgain(0, this.#options.tellOctets ?? 1 << 17);
+    const isTelling = driver.core.wasm.bringing() !== 0 || this.#tellBelow > 0;
+    if (isPrimary && peer !== null && isTelling) {
+      const octets = this.#options.tellOctets ?? 1 << 17;
+      if (driver.core.wasm.tellAgain(this.#tellBelow, octets) === 0) this.#tellBelow = 0;
     }
     const { disk } = host;
     if (disk === null || isPrimary) host.kept = host.applied;
@@ -458,7 +531,8 @@ export class Replicas {
     const own = isPrimary ? disk?.message() ?? null : null;
     const isHeld = own !== null && !disk!.put(own);
     const message = isHeld ? null : driver.takeBody();
-    if (message !== null && peer !== null) peer.inbox.push(message);
+    if (message !== null && host === this.next) peer?.reports.push(message.body);
+    else if (message !== null && peer !== null) peer.inbox.push(message);
     const isStoring = disk?.after() ?? false;
     this.#deliver(host, outputs);
     if (isStoring) return true;
@@ -486,7 +560,11 @@ export class Replicas {
       case "moved":
         keepers.confirm("disk", disk!.log.storedSeq!, wasm.messageSeq());
     }
-    if (peer !== null) keepers.confirm("standby", peer.kept, wasm.messageSeq());
+    if (peer !== null) {
+      const isBoth = this.next !== null && this.#options.copies === 2;
+      const kept = isBoth ? Math.min(peer.kept, this.next!.kept) : peer.kept;
+      keepers.confirm("standby", kept, wasm.messageSeq());
+    }
     const { committed } = keepers;
     if (committed !== null) wasm.committed(committed);
   }
@@ -574,7 +652,7 @@ export class Replicas {
 
   #timeouts(): void {
     this.nowMs += 250;
-    const hosts = this.standby === null ? [this.primary] : [this.primary, this.standby];
+    const hosts = [this.primary, this.standby, this.next].filter((host) => host !== null);
     for (
       const end of [...this.clients.values(), ...hosts.flatMap((h) => [...h.servers.values()])]
     ) {

@@ -63,6 +63,7 @@ const STATUS: NodeStatus = {
     warnings: ["no uplink"],
     recovery: null,
     store: null,
+    copies: { wanted: 1, held: 1, chain: ["b"] },
   }],
   arbiter: { kind: "witness", where: "10.0.0.9:7950", reachable: false },
   peers: [{
