@@ -659,7 +659,13 @@ function removeAll(names: readonly string[], inodes: readonly number[]): void {
   for (const name of names) removeDirectory(`${NAMESPACE_FILES}/${name}`);
 }
 
+/** Removes a directory, and what a test that was killed has left mounted in it. */
 function removeDirectory(path: string): void {
+  for (const mount of Deno.readTextFileSync("/proc/self/mounts").split("\n")) {
+    const at = mount.split(" ")[1];
+    if (!at?.startsWith(`${path}/`)) continue;
+    new Deno.Command("umount", { args: ["--lazy", at] }).outputSync();
+  }
   try {
     Deno.removeSync(path, { recursive: true });
   } catch (error) {
