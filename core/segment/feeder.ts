@@ -308,9 +308,14 @@ export function pump(c: Connection): void {
   }
 }
 
-/** Our server has written all that the client had when it said its FIN; if it may write less, nobody waits. */
+/**
+ * A server that is played what was said long ago has written all that the client had when it said its FIN; if it
+ * may write less, nobody waits. One that follows hears the FIN when the other one does: should it hang, its end is
+ * what shows that it goes on (lag.ts).
+ */
 function mayEnd(c: Connection): bool {
-  if (state().divergence == Divergence.Ignore) return true;
+  const isPlayed = has(c, Flag.Logged) || c.reason == Reason.Joining;
+  if (!isPlayed || state().divergence == Divergence.Ignore) return true;
   return !c.ahead && !before(c.sndNxt, c.finAck);
 }
 
