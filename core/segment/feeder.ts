@@ -20,7 +20,8 @@
  *   cliAck             legUna               parkEnd
  *   |== owed, kept ====|== parked, or sent ==|          owes(): the chain reaches back to cliAck
  *
- * The client's FIN waits until our server has written what the client had acknowledged when it said it: the
+ * Where what was said long ago is played (log mode, re-join), the client's FIN waits until our server has
+ * written what the client had acknowledged when it said it: the
  * server before ours had written that by then. One that reads the FIN earlier may take it for a client
  * that is gone, and end without writing what the client has (nginx does).
  *
