@@ -50,7 +50,7 @@ import {
 } from "./flow/connection";
 import { COMPARISON_SIZE } from "./flow/comparison";
 import { find as findFlow } from "./flow/table";
-import { rebuildFree, release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
+import { release, startTimer, stopTimer, takePump } from "./flow/lifecycle";
 import { format } from "./stream/chain";
 import { Digest, digestValue, extendDigest, formatDigests, startDigest } from "./stream/digest";
 import { Fact, Message, startMessage, takeMessage as takeOctets } from "./stream/http_message";
@@ -165,7 +165,6 @@ export function init(memoryMiB: u32, capacity: u32, family: u32, chained: u32): 
   format();
   formatRanges();
   formatDigests();
-  rebuildFree();
   return s.blockCount * BLOCK;
 }
 

@@ -7,10 +7,13 @@
  * differing window scales, numbers next to the wrap, and moments are random; the seed is printed.
  */
 import { strictEqual } from "node:assert/strict";
+import { readCounters } from "../../runtime/core.ts";
+import { Driver, encodeOpen, fromClient, openOf } from "./core_driver.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { type Host, Replicas } from "./replicas.ts";
 import { rounds, seededTest } from "./seeded.ts";
 import { allDone, check, checkEmpty, isDone, KIND, program, randomOptions, talk } from "./talks.ts";
+import { buildPacket, TcpFlag } from "./twin.ts";
 
 seededTest("without a fault every connection is served and every record goes", (random) => {
   for (let round = 0; round < rounds(6); round++) {
@@ -105,4 +108,21 @@ Deno.test("a client's FIN that comes before its last octets reaches both servers
   for (const { servers } of [replicas.primary, replicas.standby!]) {
     strictEqual(servers.get(10000)?.ended, true);
   }
+});
+
+Deno.test("a new primary has room for as many connections as there are records, and uses none twice", () => {
+  const driver = new Driver({ capacity: 5 });
+  const { wasm } = driver.core;
+  // Where its primary had them: a record before the second one was free again.
+  const bodies = [0, 2].map((index) => {
+    return encodeOpen(index, openOf({ clientPort: 40_001 + index }));
+  });
+  driver.pass({ bodies });
+  wasm.promote(0);
+  const held = wasm.recordsUsed();
+  const syn = (sourcePort: number) =>
+    buildPacket(fromClient({ sourcePort, seq: 1, ack: 0, flags: TcpFlag.syn }));
+  driver.pass({ net: [50_001, 50_002, 50_003, 50_004, 50_005, 50_006, 50_007].map(syn) });
+  strictEqual(wasm.recordsUsed(), 5);
+  strictEqual(readCounters(driver.core).tableFull, 7 - (5 - held));
 });
