@@ -6,7 +6,9 @@
  * server.ts). EVERYTHING SHARES ONE MACHINE: client, both hosts, both servers and the daemons compete for the
  * same cores, so a figure is only good beside the others of the same run. The paths take turns, one
  * after the other in each round, so that what else the machine does hits all alike; each has a site of its
- * own that exists only while it is measured. A series that could not be measured is listed with its reason.
+ * own that exists only while it is measured. Before anything is counted each has some traffic (WARM), as a
+ * daemon that has just been started compiles its code yet, for a second or two on a busy machine. A series
+ * that could not be measured is listed with its reason.
  *
  *   bulk       octets of one connection per second, download and upload
  *   cpu        CPU for a GB of those: of the whole machine ("all"), and of each program in the path
@@ -26,7 +28,15 @@
 import type { Connects, Crowd, PingPong, Transfer } from "./client.ts";
 import { readOptions } from "./options.ts";
 import { hasProgram, Report } from "./report.ts";
-import { connectionsMost, missingPeer, nginxWith, type PathName, PATHS, withSite } from "./site.ts";
+import {
+  connectionsMost,
+  missingPeer,
+  nginxWith,
+  type PathName,
+  PATHS,
+  type Site,
+  withSite,
+} from "./site.ts";
 import { EXCHANGE_OCTETS } from "./wire.ts";
 
 const GIB = 2 ** 30;
@@ -37,6 +47,8 @@ const QEMU_MAX = GIB / 8;
 /** Ping-pongs and connections on a log on disk, which wait for the disk one by one. */
 const [DISK_PINGS_MAX, DISK_CONNECTS_MAX] = [1000, 200];
 const DETECT_CALM = 50;
+/** What goes over a path before it is measured: octets each way, ping-pongs, connections, seconds of requests. */
+const WARM = { octets: GIB / 8, pings: 2000, connects: 100, seconds: 2 } as const;
 /** What nginx serves, and over how many connections it is asked. */
 const FILE_OCTETS = 1024;
 const REQUEST_CONNECTIONS = 50;
@@ -218,6 +230,7 @@ function compareWithTargets(report: Report): void {
 /** One connection. */
 async function measureFlow(report: Report, path: PathName, options: Options): Promise<void> {
   await withSite(path, { detect: DETECT_CALM }, async (site) => {
+    await warmUp(site, path);
     for (const way of ["download", "upload"] as const) {
       const before = await site.hopCpuSeconds();
       const run = site.measure<Transfer>(way, amountFor(path, options));
@@ -253,8 +266,16 @@ async function measureFlow(report: Report, path: PathName, options: Options): Pr
   });
 }
 
+async function warmUp(site: Site, path: PathName): Promise<void> {
+  const octets = amountFor(path, WARM);
+  for (const way of ["download", "upload"] as const) await site.measure(way, octets).result;
+  const isSlow = path === "disk";
+  await site.measure("pingpong", isSlow ? DISK_CONNECTS_MAX : WARM.pings).result;
+  await site.measure("connects", WARM.connects).result;
+}
+
 /** Octets of a transfer over a path. */
-function amountFor(path: PathName, { octets }: Options): number {
+function amountFor(path: PathName, { octets }: { octets: number }): number {
   if (path === "qemu") return Math.min(octets, QEMU_MAX);
   return path === "log" || path === "disk" ? Math.min(octets, LOGGED_MAX) : octets;
 }
@@ -262,6 +283,7 @@ function amountFor(path: PathName, { octets }: Options): number {
 async function measureRequests(report: Report, path: PathName, options: Options): Promise<void> {
   const server = nginxWith(FILE_OCTETS);
   await withSite(path, { detect: DETECT_CALM, server }, async (site) => {
+    await site.requests(WARM.seconds, REQUEST_CONNECTIONS);
     const value = await site.requests(options.seconds, REQUEST_CONNECTIONS);
     report.add("requests", { series: path, unit: "1/s", value });
   });

@@ -459,7 +459,10 @@ export class Site {
   /** Process ids of a host's server, at least one. */
   serverPids(host: string): number[] {
     const inode = inodeOf(this.topology.appNamespace(host));
-    const pids = processesIn(new Set(inode === null ? [] : [inode])).map(({ pid }) => pid);
+    // A daemon's main thread is in there for a moment whenever it looks for who listens.
+    const daemons = Array.from(this.#daemons.values(), ({ pid }) => pid);
+    const pids = processesIn(new Set(inode === null ? [] : [inode])).map(({ pid }) => pid)
+      .filter((pid) => !daemons.includes(pid));
     if (pids.length === 0) throw new Error(`Cannot find the server of host ${host}: no process`);
     return pids;
   }
