@@ -2,12 +2,13 @@
  * run.ts - run the tests and say in one line how it went
  *
  * Theory of operation
- * Each suite is a directory beside this file and one `deno test` process, so a suite that hangs or
- * crashes does not take the others' results with it. Suites that need one core and no network run side by
- * side, in two lanes. Deno's own report streams through, with the suite's name before each line where
- * another one speaks too; the counts come from the JUnit file it writes beside. A process that fails without a failed test (a file
- * that does not load, a crash) counts as one failure. What failed is told again at the end, as a long
- * report's beginning is easily lost. The last line is
+ * Each suite is a directory beside this file and one `deno test` process, of the network tests each file,
+ * so one that hangs or crashes does not take the others' results with it. Two run at a time (LANES): most
+ * of a network test is waiting, and each has namespaces and a topology of its own. Deno's own report
+ * streams through, with the name before each line where another one speaks too; the counts come from the
+ * JUnit file it writes beside. A process that fails without a failed test (a file that does not load, a
+ * crash) counts as one failure. What failed is told again at the end, as a long report's beginning is
+ * easily lost. Types are not checked here: `ok` does that. The last line is
  *
  *   N passed, N failed, N skipped
  *
@@ -16,7 +17,7 @@
  *   unit   pure functions and small programs, no privileges, seconds
  *   model  the protocol as a model that spin explores; skipped where spin or gcc is missing
  *   sim    simulated clock, network and hosts
- *   net    real kernels in network namespaces, root only, serial because two cores are shared
+ *   net    real kernels in network namespaces, root only
  *
  * Usage: deno run -A test/run.ts [unit|model|sim|net|all] [--full] [--coverage]
  * `--full` repeats random tests as often as the project promises; without it, a tenth of that
@@ -27,18 +28,29 @@
 
 import { Coverage } from "./measure/coverage.ts";
 
-/** Stages, one after the other; the lanes of a stage side by side; the suites of a lane in turn. */
-const STAGES = [[["unit"], ["model", "sim"]], [["net"]]] as const;
-const SUITES = STAGES.flat(2);
+/** Stages, one after the other. The longest suite of a stage is the first. */
+const STAGES = [["unit", "model", "sim"], ["net"]] as const;
+const SUITES = STAGES.flat();
+/** Processes at a time. */
+const LANES = 2;
 const FLAGS = ["--full", "--coverage"];
-/** Longest run of one suite; the full repetitions take hours. */
-const SUITE_TIMEOUT_MS = 6 * 3600_000;
+/** Longest run of one process; the full repetitions take hours. */
+const JOB_TIMEOUT_MS = 6 * 3600_000;
 
-/** How long output is waited for whose suite has ended: what it started may hold the pipe open. */
+/** How long output is waited for whose process has ended: what it started may hold the pipe open. */
 const OUTPUT_TIMEOUT_MS = 1000;
 
 /** Longest part of one failure's text that is told again at the end, in characters. */
 const FAILURE_CHARACTERS = 10_000;
+
+/** What one process tests. */
+interface Job {
+  suite: string;
+  /** What it is called in the report. */
+  name: string;
+  /** Directory or file. */
+  tests: URL;
+}
 
 /** Counts of one or more suites. */
 export interface Counts {
@@ -50,8 +62,8 @@ export interface Counts {
   skipped: number;
 }
 
-/** What a suite's report says. */
-export interface SuiteResult extends Counts {
+/** What a process's report says. */
+export interface JobResult extends Counts {
   /** Each test that failed: its name, and what it said. */
   failures: string[];
 }
@@ -62,8 +74,8 @@ export interface SuiteResult extends Counts {
  * @param report The XML text that `deno test --junit-path` wrote.
  * @returns How many test cases passed, failed and were skipped, and what those that failed said.
  */
-export function readJunit(report: string): SuiteResult {
-  const result: SuiteResult = { passed: 0, failed: 0, skipped: 0, failures: [] };
+export function readJunit(report: string): JobResult {
+  const result: JobResult = { passed: 0, failed: 0, skipped: 0, failures: [] };
   for (const [, attributes, body = ""] of report.matchAll(CASE)) {
     if (/<(failure|error)\b/.test(body)) {
       result.failed++;
@@ -92,21 +104,46 @@ function unescapeXml(text: string): string {
   });
 }
 
-/** Runs one suite and streams its report, each line after `prefix` if there is one. */
-async function runSuite(
-  directory: URL,
+/** The processes of a stage, those suites of it that are chosen. */
+async function jobsOf(stage: readonly string[], chosen: readonly string[]): Promise<Job[]> {
+  const jobs: Job[] = [];
+  for (const suite of stage.filter((suite) => chosen.includes(suite))) {
+    const directory = new URL(`./${suite}/`, import.meta.url);
+    if (!(await exists(directory))) continue;
+    if (suite === "net") jobs.push(...await jobsOfFiles(directory));
+    else jobs.push({ suite, name: suite, tests: directory });
+  }
+  return jobs;
+}
+
+async function jobsOfFiles(directory: URL): Promise<Job[]> {
+  const jobs: Job[] = [];
+  for await (const { name } of Deno.readDir(directory)) {
+    if (!name.endsWith("_test.ts")) continue;
+    jobs.push({
+      suite: "net",
+      name: name.replace("_test.ts", ""),
+      tests: new URL(name, directory),
+    });
+  }
+  return jobs.sort((a, b) => a.name < b.name ? -1 : 1);
+}
+
+/** Runs one process and streams its report, each line after `prefix` if there is one. */
+async function runJob(
+  tests: URL,
   { args, env, prefix }: { args: string[]; env: Record<string, string>; prefix: string | null },
-): Promise<SuiteResult> {
+): Promise<JobResult> {
   const stream = prefix === null ? "inherit" : "piped";
   const reportPath = await Deno.makeTempFile({ prefix: "holdfast-junit-", suffix: ".xml" });
   try {
     const child = new Deno.Command(Deno.execPath(), {
-      args: ["test", "-A", ...args, `--junit-path=${reportPath}`, directory.pathname],
+      args: ["test", "-A", "--no-check", ...args, `--junit-path=${reportPath}`, tests.pathname],
       env,
       stdout: stream,
       stderr: stream,
     }).spawn();
-    const timer = setTimeout(() => child.kill("SIGKILL"), SUITE_TIMEOUT_MS);
+    const timer = setTimeout(() => child.kill("SIGKILL"), JOB_TIMEOUT_MS);
     const output = prefix === null ? [] : [child.stdout, child.stderr];
     const written = Promise.all(output.map((stream) => writeLines(stream, `${prefix}`)));
     const status = await child.status;
@@ -118,7 +155,7 @@ async function runSuite(
     const result = readJunit(await Deno.readTextFile(reportPath));
     if (!status.success && result.failed === 0) {
       result.failed++;
-      result.failures.push(`${directory.pathname}: deno test ended with status ${status.code}`);
+      result.failures.push(`${tests.pathname}: deno test ended with status ${status.code}`);
     }
     return result;
   } finally {
@@ -160,11 +197,9 @@ async function main(args: string[]): Promise<number> {
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
   const failures: string[] = [];
   const coverage = args.includes("--coverage") ? await Coverage.prepare() : null;
-  const run = async (suite: string, prefix: string | null) => {
-    const directory = new URL(`./${suite}/`, import.meta.url);
-    if (!(await exists(directory))) return;
-    const measured = suite === "unit" ? coverage : null;
-    const counts = await runSuite(directory, {
+  const run = async (job: Job, prefix: string | null) => {
+    const measured = job.suite === "unit" ? coverage : null;
+    const counts = await runJob(job.tests, {
       args: measured?.args ?? [],
       env: { ...env, ...measured?.env },
       prefix,
@@ -175,11 +210,15 @@ async function main(args: string[]): Promise<number> {
     failures.push(...counts.failures);
   };
   for (const stage of STAGES) {
-    const lanes = stage.map((lane) => lane.filter((suite) => chosen.includes(suite)))
-      .filter((lane) => lane.length > 0);
-    await Promise.all(lanes.map(async (lane) => {
-      for (const suite of lane) await run(suite, lanes.length > 1 ? `${suite.padEnd(5)} | ` : null);
-    }));
+    const jobs = await jobsOf(stage, chosen);
+    const width = Math.max(...jobs.map((job) => job.name.length));
+    const isAlone = jobs.length === 1;
+    const lane = async () => {
+      for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) {
+        await run(job, isAlone ? null : `${job.name.padEnd(width)} | `);
+      }
+    };
+    await Promise.all(Array.from({ length: LANES }, lane));
   }
   if (coverage !== null) total.failed += await printCoverage(coverage);
   for (const failure of failures) console.log(`\nFAILED ${failure}\n`);
