@@ -126,9 +126,10 @@ export function absorb(c: Connection, seq: u32, from: usize, length: u32, fin: b
   if (has(c, Flag.Kept) && isPastKept(c, end)) stopKeeping(c);
   const isPast = logged ? isPastLog(c, end) : after(end, c.legAck + state().logLimit + 131072);
   if (length && isPast) {
-    // What the log cannot hold, a client that is held may send again when it is no longer.
-    if (logged && state().role == Role.Primary) return false;
-    // More than we promised to keep; the sender cannot have been told that it may.
+    // What the log cannot hold, the client sends again: it may have been shown more while segments passed
+    // directly, or was held.
+    if (state().role == Role.Primary) return false;
+    // More than we promised to keep; the primary cannot have been told that it may.
     failLeg(c, Reason.LogMemory);
     return false;
   }

@@ -272,7 +272,11 @@ function edgeToShow(c: Connection): u32 {
   let edge = c.legEdge;
   if (has(c, Flag.Logged)) {
     if (state().logHolds) edge = earlier(edge, logEnd(c));
-  } else if (has(c, Flag.Hot)) edge = earlier(edge, c.peerEdge);
+  } else {
+    if (has(c, Flag.Hot)) edge = earlier(edge, c.peerEdge);
+    // A kernel may offer more (tcp_rmem) than the log has room for, from which it is fed.
+    if (has(c, Flag.Fed)) edge = earlier(edge, c.legAck + state().logLimit);
+  }
   return later(edge, c.edgeShown);
 }
 

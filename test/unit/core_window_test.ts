@@ -11,10 +11,14 @@ import type { Random } from "../net/random.ts";
 import {
   decodeRecords,
   Driver,
+  encodeOpen,
+  encodeProgress,
   encodeReport,
   fromClient,
   fromServer,
+  LOG_LIMIT,
   on,
+  openOf,
   RecordType,
 } from "./core_driver.ts";
 import { firstNumber, Octets } from "./octets.ts";
@@ -125,3 +129,50 @@ seededTest(
     }
   },
 );
+
+Deno.test("a client that was shown its kernel's wide window is fed no more than the log holds, and not reset", () => {
+  const driver = new Driver();
+  const { wasm } = driver.core;
+  const [irs, iss, serverIss] = [1000, 500_000, 7000];
+  const wide = 65_535;
+  let said = 0;
+  const server = (fields: Partial<Packet>) => {
+    const seq = serverIss + 1;
+    return driver.pass({ app: [buildPacket(fromServer({ seq, window: wide, ...fields }))] });
+  };
+  const client = (length: number, ack: number) => {
+    const payload = new Uint8Array(length);
+    const packet = buildPacket(fromClient({ seq: irs + 1 + said, ack, payload }));
+    const outputs = driver.pass({ net: [packet] });
+    const shown = on("net", outputs).map(parsePacket);
+    for (const { flags } of shown) {
+      strictEqual(flags & TcpFlag.rst, 0, `a reset after ${said} octets`);
+    }
+    said = shown.reduce((most, { ack }) => Math.max(most, ack - irs - 1), said);
+    return shown;
+  };
+  const edges = (shown: Packet[]) => shown.map(({ ack, window }) => ack + window * 128 - irs - 1);
+
+  driver.core.wasm.setRole(1);
+  driver.pass({ bodies: [encodeOpen(0, openOf({ irs, iss, scale: [7, 7] }))] });
+  const options = buildOptions({ mss: 1460, sackPermitted: true, scale: 7 });
+  server({ seq: serverIss, ack: irs + 1, flags: TcpFlag.syn | TcpFlag.ack, options });
+  const progress = { cliAck: iss + 1, cliWnd: 1000, ackShown: irs + 1, edgeShown: irs + 60_001 };
+  driver.pass({ bodies: [encodeProgress(0, { ...progress, sndShown: iss + 1 })] });
+  wasm.promote(0);
+  driver.drain();
+  // Even with its server, it passes directly, and so does the server's window.
+  server({ ack: irs + 1, payload: Uint8Array.of(1) });
+  client(0, iss + 2);
+  const second = { seq: serverIss + 2, ack: irs + 1, payload: Uint8Array.of(2) };
+  const passed = on("net", server(second)).map(parsePacket);
+  deepStrictEqual(edges(passed), [wide * 128]);
+  // It has an octet of the old primary's that our server has yet to write, and is fed from now on.
+  for (let i = 0; i < 40; i++) client(60_000, iss + 5);
+  ok(said > LOG_LIMIT && said < LOG_LIMIT + 200_000, `${said} octets were taken`);
+  // As its server reads, it goes on.
+  const before = said;
+  server({ seq: serverIss + 3, ack: irs + 1 + 500_000 });
+  for (let i = 0; i < 4; i++) client(60_000, iss + 5);
+  strictEqual(said, before + 4 * 60_000);
+});
