@@ -33,6 +33,8 @@ export const enum Finding {
   /** The standby's server, likewise; the connection is unprotected already. */
   TheirsStopsWriting,
   TheirsStopsReading,
+  /** As Diverged, where the standby keeps whole logs: it goes on with the log alone. */
+  DivergedFromLog,
 }
 
 /** Findings the ring holds. */

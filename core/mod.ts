@@ -80,6 +80,7 @@ import {
 } from "./segment/telling";
 import {
   behind as countBehind,
+  canPass as isFollowedWarm,
   confirmEnds as confirmHeldEnds,
   detach as detachAll,
   endsHeld as isEndHeld,
@@ -199,12 +200,14 @@ export function setDivergence(policy: u32): void {
 }
 
 /**
- * Log mode: logs are kept from the first octet, and only the primary has a server. With `holds` a
- * client whose log is full is slowed, else it goes on unprotected.
+ * Log mode: logs are kept from the first octet, and a server is played them when `replay()` says so. With `holds` a
+ * client whose log is full is slowed, else it goes on unprotected. With `warm` that goes for a standby, too; else
+ * only a primary has a server.
  */
-export function setLogMode(holds: u32): void {
+export function setLogMode(holds: u32, warm: u32): void {
   const s = state();
   s.logMode = 1;
+  s.warm = warm;
   s.logHolds = holds;
   s.feeding = 0;
 }
@@ -328,7 +331,7 @@ function tick(): void {
           after(c.legUna, c.srvFin);
         if (!finished) resetServer(c);
       }
-      if (s.role == Role.Primary && isTold(c)) writeClose(c, CloseHow.Normal, 0);
+      if (s.role == Role.Primary && isTold(c)) writeClose(c, CloseHow.Normal, c.cliAck);
       release(c);
     } else if (has(c, Flag.Fed) && c.leg != Leg.SynAck) onFeederTimeout(c);
     else if (c.phase == Phase.Syn || c.phase == Phase.Half) {
@@ -550,7 +553,7 @@ export function probeAnswer(): u32 {
   return state().probeAnswer;
 }
 
-/** Log mode: connections leave our server, which is dead. 1 when another pass is needed. */
+/** Log mode: connections leave our server, which is dead, also on a standby. 1 when another pass is needed. */
 export function detach(): u32 {
   return detachAll() ? 1 : 0;
 }
@@ -563,6 +566,11 @@ export function replay(): void {
 /** Log mode: connections whose server is not yet where the client is. */
 export function behind(): u32 {
   return countBehind();
+}
+
+/** Log mode: 1 when the standby could go on with every connection that we have, and its server at once with some. */
+export function canPass(): u32 {
+  return isFollowedWarm() ? 1 : 0;
 }
 
 /** Every protected connection's progress goes into the next messages. */
@@ -745,6 +753,10 @@ export function fieldOffset(field: u32): u32 {
       return offsetof<Connection>("sndShown");
     case 27:
       return offsetof<Connection>("peerEdge");
+    case 28:
+      return offsetof<Connection>("warm");
+    case 29:
+      return offsetof<Connection>("cold");
     default:
       return 0xffffffff;
   }

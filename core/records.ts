@@ -18,18 +18,20 @@
  *     +8  seq | 12 length | 16 octets; with flags 1: 16 what the client had acknowledged | 20 octets
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
- *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there, 4: it is
- *     gone; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts); flags 16: what was to be
+ *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there (in log mode:
+ *     and meant it), 4: it is gone; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts); flags 16: what was to be
  *     told of it is told (segment/telling.ts)
  *     +52 about where its server has read to
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
- *     +8  seq of a client's RST, else 0
+ *     +8  seq of a client's RST; of one that is finished what the client has acknowledged; else 0
  *   REPORT    standby to primary   committed input and what may still come
  *     +8  rcvNxt | 12 right edge | 16 next octet its server will write; flags 1: it has said FIN there,
  *     2: only an answer to an OPEN that asks: its server accepts, 4: it has accepted the connection,
- *     8: it has been told all there was to tell of it (segment/telling.ts), and could go on
+ *     8: it has been told all there was to tell of it (segment/telling.ts), and could go on,
+ *     16: whole logs are kept, and its server could go on at once (segment/recovery.ts)
  *     +20 up to where its output is the primary's | 24 about where its server has read to
- *   FAIL      standby to primary   this connection is not protected; flags: `Reason`
+ *   FAIL      standby to primary   this connection is not protected; flags: `Reason`, and 128 for one whose whole
+ *                                  log the standby keeps: only its server does not follow it
  *     +8  outputs differ before this octet | 12 and are the same up to this one
  *     +8  or: its server stands still at this octet | 12 for how long, ms | 16 1: reading, 0: writing
  *     zero for other reasons
@@ -101,6 +103,8 @@ export const FAIL_SIZE: u32 = 20;
 export const RAW_HEAD: u32 = 12;
 export const MARK_SIZE: u32 = 24;
 export const CUT_SIZE: u32 = 20;
+/** A flag of FAIL: the standby's server alone does not go on. */
+export const FROM_LOG: u32 = 128;
 
 /** Reserves `size` octets of the body and writes the head; 0 when the body is full. */
 function begin(c: Connection | null, type: RecordType, flags: u32, size: u32): usize {
@@ -208,7 +212,7 @@ export function writeEarly(c: Connection): bool {
   return true;
 }
 
-/** Tells the standby that a record is gone; false when the body is full. */
+/** Tells the standby that a record is gone, with a number as above; false when the body is full. */
 export function writeClose(c: Connection, how: CloseHow, seq: u32): bool {
   const to = begin(c, RecordType.Close, how, CLOSE_SIZE);
   if (!to) return false;
@@ -245,9 +249,9 @@ export function writeFail(index: u32, generation: u32, reason: u32): void {
   memory.fill(to + 8, 0, FAIL_SIZE - 8);
 }
 
-/** The same for outputs that differ before `seq`. */
-export function writeDiverged(c: Connection, seq: u32): void {
-  const to = begin(c, RecordType.Fail, Reason.Diverged, FAIL_SIZE);
+/** The same for outputs that differ before `seq`; with `FROM_LOG` the log is kept. */
+export function writeDiverged(c: Connection, seq: u32, flags: u32 = 0): void {
+  const to = begin(c, RecordType.Fail, Reason.Diverged | flags, FAIL_SIZE);
   if (!to) return;
   store<u32>(to, seq, 8);
   store<u32>(to, comparisonOf(c).sameAt, 12);
@@ -288,7 +292,9 @@ export function flushDirty(): void {
       if (!has(c, Flag.Hot)) continue;
       const end = outputEnd(c);
       const tells = canTell(c, end);
-      const flags = (c.phase >= Phase.Open ? 1 : 0) | (has(c, Flag.ServerFin) ? 2 : 0) |
+      // In log mode an end that is held may be the server's death, after which another one goes on.
+      const ends = has(c, Flag.ServerFin) && !has(c, Flag.Logged | Flag.FinHeld);
+      const flags = (c.phase >= Phase.Open ? 1 : 0) | (ends ? 2 : 0) |
         (isGone(c) ? 4 : 0) | (tells ? 8 : 0) | (isBeingTold(c) ? 0 : 16);
       const to = begin(c, RecordType.Progress, flags, PROGRESS_SIZE);
       store<u32>(to, c.cliAck, 8);
@@ -306,7 +312,7 @@ export function flushDirty(): void {
       c.edgeReported = c.legAck + s.logLimit;
       const isLost = c.leg >= Leg.Dead || has(c, Flag.Diverged);
       const flags = (has(c, Flag.ServerFin) ? 1 : 0) | (isAccepted(c) ? 4 : 0) |
-        (c.reason == Reason.Joining || isLost ? 0 : 8);
+        (c.reason == Reason.Joining || isLost ? 0 : 8) | (c.warm ? 16 : 0);
       const to = begin(c, RecordType.Report, flags, REPORT_SIZE);
       store<u32>(to, c.rcvNxt, 8);
       store<u32>(to, c.edgeReported, 12);

@@ -195,8 +195,12 @@ export class State {
   /** The primary's clock minus ours, by the message that was quickest here: see apply.ts. */
   peerClock: u32 = 0;
   peerClockKnown: u32 = 0;
-  /** Log mode: logs are kept from the first octet, and only the primary has a server. */
+  /** Log mode: logs are kept from the first octet, so that another server can be played each connection. */
   logMode: u32 = 0;
+  /** The same of a hot host: its server is fed while it stands by, too. */
+  warm: u32 = 0;
+  /** When a server was played all connections last. */
+  replayedAt: u32 = 0;
   /** Log mode: a client is slowed when its log is full, instead of going on unprotected. */
   logHolds: u32 = 0;
   /** Segment of the disk's log that the next message goes to; 0 where there is none. */

@@ -33,7 +33,8 @@
  *     ports = [80]
  *     interface = "eth0"                    where clients arrive
  *     prefer = "a"                          primary at first start; default the name that sorts first
- *     mode = "hot"                          hot | log
+ *     mode = "hot"                          hot | log: of this host; hosts of one service may differ in it
+ *                                           where each hot one has a table log, too
  *     commit = "strict"                     strict | ack
  *     run = ["nginx", "-g", "daemon off;"]  default: start the server yourself in the namespace
  *     user = "www-data"                     default: the daemon's
@@ -56,7 +57,9 @@
  *     log = { store = "memory", limit = "64MiB", full = "unprotect" }
  *                                           log: all a client may send; then unprotect | hold its client;
  *                                           store = "disk": with commit = "strict"; on two hosts the
- *                                           same at both, and an arbiter that is a register
+ *                                           same at both, and an arbiter that is a register. Beside
+ *                                           mode = "hot" (log = {} will do): besides feeding its server
+ *                                           the standby keeps all of it, as hosts with mode = "log" do
  *     hint = "none"                         none | http/1.1: what clients and server speak; answers depend on
  *                                           their request alone, so what was answered need not be kept
  *     memory = "256MiB"                     all tables, logs and parked segments of the service
@@ -90,6 +93,8 @@ export const LIMITS = {
 const KIB = 1024;
 const MIB = 1024 * KIB;
 const GIB = 1024 * MIB;
+/** What is kept of one connection where whole logs are, unless the file says otherwise. */
+const LOG_LIMIT = "64MiB";
 /** A Unix socket's path, sun_path less the closing zero; unix(7). */
 const SOCKET_PATH_LENGTH_MAX = 107;
 /** Farthest a word may be from a known one to be taken for a slip of the finger. */
@@ -185,8 +190,10 @@ export interface ServiceConfig {
   interface: string;
   /** Node that is primary at first start; null for the one whose name sorts first. */
   prefer: string | null;
-  /** How connections are protected. */
+  /** Whether the server runs while this node stands by ("hot"), or is started when it takes over ("log"). */
   mode: "hot" | "log";
+  /** All that a client says is kept, so that another server can be played it: log mode, or hot with a table `log`. */
+  keepsLogs: boolean;
   /** When client-bound segments may leave. */
   commit: "strict" | "ack";
   /** Program and arguments of the server; null when somebody else starts it. */
@@ -217,7 +224,7 @@ export interface ServiceConfig {
   logLimitBytes: number;
   /** Hot mode: what is kept of a client's stream for a standby that comes later, octets; 0 for nothing. */
   rejoinLimitBytes: number;
-  /** Log mode: what is kept of each connection. */
+  /** What is kept of each connection, if `keepsLogs`. */
   log: LogConfig;
   /** What both streams of a connection are, so that what is kept of it can be cut. */
   hint: "none" | "http/1.1";
@@ -619,10 +626,9 @@ const SCHEMA = table("the top level", {
         log: v.optional(
           table("log", {
             store: v.optional(choice("memory", "disk"), "memory"),
-            limit: v.optional(size("64KiB", "1GiB"), "64MiB"),
+            limit: v.optional(size("64KiB", "1GiB"), LOG_LIMIT),
             full: v.optional(choice("unprotect", "hold"), "unprotect"),
           }),
-          {},
         ),
         hint: v.optional(choice("none", "http/1.1"), "none"),
         memory: v.optional(size("48MiB", "4095MiB"), "256MiB"),
@@ -786,13 +792,12 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
     const mode = service.mode === "log" ? "log" : "hot";
     if (isTable(service.log)) {
       const { store } = service.log as Record<string, unknown>;
-      if (store === "disk") problems.push(...diskProblems(raw, service, path));
-      if (mode === "hot") {
+      if (store === "disk" && mode === "hot") {
         problems.push({
-          path: `${path}.log`,
-          message: 'found a table, allowed: only beside mode = "log"',
+          path: `${path}.log.store`,
+          message: 'found "disk" beside mode = "hot", allowed: "memory", or mode = "log"',
         });
-      }
+      } else if (store === "disk") problems.push(...diskProblems(raw, service, path));
     }
     const copies = service.commit_copies;
     if (typeof copies === "number" && copies > 1) {
@@ -811,18 +816,21 @@ function problemsBetween(raw: Record<string, unknown>): ConfigProblem[] {
         });
       }
     }
-    if (mode === "log" && service.log_limit !== undefined) {
+    // Whole logs are kept then.
+    const other = mode === "log" ? 'for "log"' : "with a table log";
+    const isKept = mode === "log" || isTable(service.log);
+    if (isKept && service.log_limit !== undefined) {
       problems.push({
         path: `${path}.log_limit`,
-        message: `found ${show(service.log_limit)}, allowed: only beside mode = "hot"; for "log" ` +
+        message: `found ${show(service.log_limit)}, allowed: only beside mode = "hot"; ${other} ` +
           "it is log.limit",
       });
     }
-    if (mode === "log" && service.rejoin_limit !== undefined) {
+    if (isKept && service.rejoin_limit !== undefined) {
       problems.push({
         path: `${path}.rejoin_limit`,
         message:
-          `found ${show(service.rejoin_limit)}, allowed: only beside mode = "hot"; for "log" ` +
+          `found ${show(service.rejoin_limit)}, allowed: only beside mode = "hot"; ${other} ` +
           "all of the log is kept",
       });
     }
@@ -1049,6 +1057,7 @@ function toConfig(document: Document, file: string): Config {
       interface: s.interface,
       prefer: s.prefer ?? null,
       mode: s.mode,
+      keepsLogs: s.mode === "log" || s.log !== undefined,
       commit: s.commit,
       commitCopies: s.commit_copies,
       run: s.run ?? null,
@@ -1069,7 +1078,11 @@ function toConfig(document: Document, file: string): Config {
       lagTimeMs: s.lag_time / 1000,
       logLimitBytes: s.log_limit,
       rejoinLimitBytes: s.rejoin_limit,
-      log: { store: s.log.store, limitBytes: s.log.limit, full: s.log.full },
+      log: {
+        store: s.log?.store ?? "memory",
+        limitBytes: s.log?.limit ?? parseSize(LOG_LIMIT)!,
+        full: s.log?.full ?? "unprotect",
+      },
       hint: s.hint,
       memoryBytes: s.memory,
       maxConnections: s.max_connections,
@@ -1085,10 +1098,10 @@ export function warnings(config: Config): string[] {
     `numbers of ${name}; not for a server that makes secrets of them`
   );
   if (peers.length === 0) {
-    const alone = services.map(({ name, mode, log }) =>
+    const alone = services.map(({ name, keepsLogs, log }) =>
       log.store === "disk"
         ? `no [[peer]]: connections of ${name} wait while this host or its daemon is down`
-        : mode === "log"
+        : keepsLogs
         ? `no [[peer]]: connections of ${name} survive the end of their server, not that of this host`
         : `no [[peer]]: nobody can take over, connections of ${name} are passed through unprotected; ` +
           'with mode = "log" they would survive the end of their server'

@@ -148,10 +148,11 @@ export interface CoreExports {
   /** Nobody takes the service over: clients are told of the ends that were judged. */
   releaseEnds(): void;
   /**
-   * Log mode: logs are kept from the first octet, and only the primary has a server. With `holds` a
-   * client whose log is full is slowed, else it goes on unprotected.
+   * Log mode: logs are kept from the first octet, and a server is played them when `replay()` says so. With `holds`
+   * a client whose log is full is slowed, else it goes on unprotected. With `warm` that goes for a standby, too;
+   * else only a primary has a server.
    */
-  setLogMode(holds: number): void;
+  setLogMode(holds: number, warm?: number): void;
   /** Hot mode: octets of a client's stream that are kept for a standby that comes later; 0 for none. */
   setKeep(octets: number): void;
   /** What both streams of each connection are known to be, `Hint` in core/state.ts. */
@@ -167,12 +168,14 @@ export interface CoreExports {
   probe(port: number, again: number): void;
   /** What the last probe found: 0 nothing yet, 1 somebody listens, 2 nobody. */
   probeAnswer(): number;
-  /** Log mode: connections leave our server, which is dead. 1 when another pass is needed. */
+  /** Log mode: connections leave our server, which is dead, also on a standby. 1 when another pass is needed. */
   detach(): number;
   /** Log mode: a server listens, and is played every connection that has none. */
   replay(): void;
   /** Log mode: connections whose server is not yet where the client is. */
   behind(): number;
+  /** Log mode: 1 when the standby could go on with every connection that we have, and its server at once with some. */
+  canPass(): number;
   /** Every protected connection's progress goes into the next messages. */
   markAll(): void;
   /** True while progress or reports still wait to be written. */
@@ -350,6 +353,8 @@ export const FIELDS = [
   "rangeCount",
   "sndShown",
   "peerEdge",
+  "warm",
+  "cold",
 ] as const;
 
 /** Name of a record field. */

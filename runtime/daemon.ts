@@ -71,7 +71,7 @@ const RESTART_LOOK_MS = 20;
 interface Running {
   network: ServiceNetwork;
   app: AppRunner | null;
-  /** Of a primary in log mode. */
+  /** Where whole logs are kept, and a server is to run. */
   watch: ServerWatch | null;
   /** Of a service with a health command, where its server runs. */
   health: HealthCheck | null;
@@ -154,7 +154,7 @@ class Daemon implements DaemonApi {
         commit: service.commit,
         copies: service.commitCopies,
         divergence: service.divergence,
-        logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
+        logLimit: service.keepsLogs ? service.log.limitBytes : service.logLimitBytes,
         rejoinLimit: service.rejoinLimitBytes,
         hint: service.hint,
         memoryMiB: Math.ceil(service.memoryBytes / (1 << 20)),
@@ -170,8 +170,9 @@ class Daemon implements DaemonApi {
         lagBytes: service.lagBytes,
         lagTimeMs: service.lagTimeMs,
         epochFile: `${config.node.stateDir}/${service.name}.epoch`,
-        log: service.mode === "log"
+        log: service.keepsLogs
           ? {
+            isWarm: service.mode === "hot",
             holds: service.log.full === "hold",
             spawns: service.run !== null,
             disk: running.writer?.options ?? null,
@@ -212,6 +213,8 @@ class Daemon implements DaemonApi {
     for (const service of config.services) {
       // In log mode only a primary has a server: the loop says when.
       if (service.mode === "log") continue;
+      const running = this.#running.get(service.name)!;
+      if (service.keepsLogs) running.watch = this.#watchServer(service, running);
       this.#startHealthCheck(service);
       this.#startApp(service);
     }
@@ -265,7 +268,7 @@ class Daemon implements DaemonApi {
     });
   }
 
-  /** Log mode: a server that hangs is replaced; one that others start is reported. */
+  /** Where whole logs are kept a server that hangs is replaced; one that others start is reported. */
   #watchServer({ name, netns, ports, lagTimeMs }: ServiceConfig, running: Running): ServerWatch {
     return new ServerWatch({
       netns,
@@ -277,7 +280,7 @@ class Daemon implements DaemonApi {
   }
 
   /** Asks the service's health command, if it has one, after its server. */
-  #startHealthCheck({ name, netns, ports, user, mode, health }: ServiceConfig): void {
+  #startHealthCheck({ name, netns, ports, user, keepsLogs, health }: ServiceConfig): void {
     if (health === null) return;
     const running = this.#running.get(name)!;
     running.health = new HealthCheck({
@@ -285,10 +288,10 @@ class Daemon implements DaemonApi {
       ports,
       user,
       health,
-      settled: mode === "hot",
+      settled: !keepsLogs,
       onHang: (seen, again) => {
-        // In hot mode a hand-over that failed is tried again.
-        if (!again || mode === "hot") this.#replaceServer(name, running, seen);
+        // Where none can be started in its place, a hand-over that failed is tried again.
+        if (!again || !keepsLogs) this.#replaceServer(name, running, seen);
       },
       onGoesOn: () => {
         this.#log.info("server is healthy again", { service: name });
@@ -302,7 +305,7 @@ class Daemon implements DaemonApi {
     });
   }
 
-  /** Tells the loop of a server that hangs, and in log mode starts another one in its place. */
+  /** Tells the loop of a server that hangs, and where whole logs are kept starts another one in its place. */
   async #replaceServer(name: string, running: Running, seen: string): Promise<void> {
     try {
       const isReplaced = await this.#ask<boolean>({ kind: "hang", service: name, seen });
@@ -574,8 +577,10 @@ class Daemon implements DaemonApi {
       const known = this.#config.services.map(({ name }) => name).join(", ");
       throw new Error(`Cannot restart ${service}: no such service, known are ${known}`);
     }
-    if (config.mode !== "log") {
-      throw new Error(`Cannot restart ${service}: its mode is "${config.mode}", allowed is "log"`);
+    if (!config.keepsLogs) {
+      throw new Error(
+        `Cannot restart ${service}: its mode is "hot" without a table log, allowed are "log" and "hot" with one`,
+      );
     }
     const app = this.#running.get(service)?.app ?? null;
     if (config.run !== null && app === null) {

@@ -65,6 +65,7 @@ import { confirmedBy } from "./protocol/chain.ts";
 import { Keyring } from "./protocol/keyring.ts";
 import { type Frame, MessageError } from "./protocol/message.ts";
 import { type Effect, type Evidence, PROBE_MS } from "./protocol/replica.ts";
+import type { RecoveryReason } from "./protocol/recovery.ts";
 import { Recoverer } from "./recoverer.ts";
 import { Refusals } from "./refusals.ts";
 import { BeatSeal } from "./seal.ts";
@@ -603,7 +604,7 @@ class DataLoop {
     this.#sendMessage(service, nowMs);
     this.#write(service, count);
     this.#judgeFindings(service, nowMs);
-    if (replica.role === "primary") service.recoverer?.step(nowMs);
+    if (replica.role === "primary" || service.isWarm) service.recoverer?.step(nowMs);
     if (service.switching?.phase === "drain") this.#drain(service, service.switching, nowMs);
     return busy;
   }
@@ -1170,7 +1171,7 @@ class DataLoop {
     this.#carryOut(service, effects, nowMs);
   }
 
-  // Log mode ------------------------------------------------------------------------------------
+  // Whole logs ----------------------------------------------------------------------------------
 
   #addRecoverer(service: Service, nowMs: number): void {
     const { core, options, judgements } = service;
@@ -1181,7 +1182,8 @@ class DataLoop {
         this.#sendMessage(service, performance.now());
         this.#write(service, count);
       },
-      onFailure: (reason: string, seen: string) => {
+      onFailure: (reason: RecoveryReason, seen: string) => {
+        if (this.#passOn(service, reason, seen)) return;
         judgements.splice(0, Math.max(0, judgements.length - JUDGEMENTS_MAX + 1));
         const evidence = { node: this.#options.node, act: "replay", seen };
         this.#noteJudgement(service, { kind: "judgement", judgement: reason, evidence });
@@ -1193,6 +1195,17 @@ class DataLoop {
     };
     const { spawns } = options.log;
     service.recoverer = new Recoverer(core, { ports: options.ports, spawns, nowMs, host });
+  }
+
+  /** Our server has failed: moves the service to a standby whose server is fed, if there is one; true when it does. */
+  #passOn(service: Service, reason: RecoveryReason, seen: string): boolean {
+    const situation = this.#situation(service, performance.now());
+    const verdict = handOverReason(reason);
+    if (verdict === "switch" || !situation.canHandOver || service.core.wasm.canPass() === 0) {
+      return false;
+    }
+    this.#carryOut(service, service.judge.handleFailure(verdict, seen, situation), situation.nowMs);
+    return service.switching !== null;
   }
 
   /** With a log on disk: what it holds becomes our connections. */
@@ -1238,10 +1251,11 @@ class DataLoop {
     return news !== null;
   }
 
-  /** Log mode: only the primary has a server. */
+  /** Where whole logs are kept: only the primary has a server, unless it is fed while it stands by. */
   #wantServer(service: Service, wanted: boolean, nowMs: number): void {
     if (service.recoverer === null) return;
-    if (wanted) service.recoverer.notePromoted(nowMs);
+    if (wanted) service.recoverer.notePromoted(nowMs, service.isWarm);
+    if (service.isWarm) return;
     post({ kind: "serve", service: service.options.name, wanted });
   }
 
@@ -1268,7 +1282,7 @@ class DataLoop {
       this.#carryOut(service, effects, nowMs);
       return false;
     }
-    if (seen === null || service.replica.role !== "primary") return false;
+    if (seen === null || (service.replica.role !== "primary" && !service.isWarm)) return false;
     if (service.options.log!.spawns) {
       service.recoverer.noteHang(seen, nowMs);
       return true;

@@ -2,7 +2,7 @@
  * recoverer.ts - log mode in the loop: does to a service's core what its Recovery decides
  *
  * Theory of operation
- * After each pass on a primary the loop calls `step()`. What the core has to say follows at once:
+ * After each pass on a primary, and on a hot host's standby, the loop calls `step()`. What the core has to say follows at once:
  * effects fill the output list anew, and `flush` writes it, as the loop does after a pass.
  *
  *   ends held? -> /proc, probe -> Recovery -> confirm | detach | replay -> flush
@@ -91,8 +91,10 @@ export class Recoverer {
     this.#perform(this.#recovery.handleHang(seen, nowMs), nowMs);
   }
 
-  /** This node has become primary. */
-  notePromoted(nowMs: number): void {
+  /** This node has become primary; `isFed`: its server was fed while it stood by. */
+  notePromoted(nowMs: number, isFed: boolean): void {
+    // It goes on with what it has been played so far.
+    if (isFed && this.#recovery.state !== "waiting") return;
     this.#recovery.handlePromoted(nowMs);
     this.#connections = this.#core.wasm.behind();
   }

@@ -38,9 +38,9 @@ export interface DaemonApi {
    */
   switchService(service: string, to?: string): Promise<SwitchResult>;
   /**
-   * Log mode: ends the server of a service, starts it again and brings every connection to it.
+   * Where whole logs are kept: ends the server of a service, starts it again and brings every connection to it.
    *
-   * @throws {Error} When it is not in log mode, not primary here, not started by us, or does not come back.
+   * @throws {Error} When no whole logs are kept, it is not primary here, not started by us, or does not come back.
    */
   restartService(service: string): Promise<RestartResult>;
   /**
@@ -127,7 +127,7 @@ export interface ServiceStatus {
   judgements: Judgement[];
   /** What an operator should know. */
   warnings: string[];
-  /** Log mode: how far its server is; null in hot mode. */
+  /** Where whole logs are kept: how far its server is; else null. */
   recovery: RecoveryStatus | null;
   /** Log mode: its log on disk; null for in memory. */
   store: DiskLogStatus | null;
@@ -424,12 +424,12 @@ export function renderRestart({ service, connections, tookMs }: RestartResult): 
 /** What there is to say about a service beside its line. */
 function notesOf(service: ServiceStatus): string[] {
   const notes = service.warnings.map((warning) => `${service.name}: warning: ${warning}`);
-  const { app, lastTakeover, counters, recovery, store } = service;
+  const { app, lastTakeover, counters, recovery, role, store } = service;
   if (counters.diverged > 0) {
     const connections = count(counters.diverged, "connection");
     notes.push(`${service.name}: ${connections} so far whose servers answered differently`);
   }
-  if (recovery !== null) notes.push(...notesOfRecovery(service.name, recovery));
+  if (recovery !== null) notes.push(...notesOfRecovery(service.name, recovery, role));
   if (store !== null) {
     const holds = store.epoch === null
       ? "lacks connections that live"
@@ -451,10 +451,15 @@ function notesOf(service: ServiceStatus): string[] {
   return notes;
 }
 
-function notesOfRecovery(name: string, { state, forMs, behind, last }: RecoveryStatus): string[] {
+function notesOfRecovery(
+  name: string,
+  { state, forMs, behind, last }: RecoveryStatus,
+  role: ServiceRole,
+): string[] {
   const notes: string[] = [];
   if (forMs !== null && behind > 0) {
-    const doing = state === "waiting" ? "held until a server listens" : "being replayed";
+    const waiting = role === "primary" ? "held" : "kept as logs";
+    const doing = state === "waiting" ? `${waiting} until a server listens` : "being replayed";
     notes.push(`${name}: ${count(behind, "connection")} ${doing}, for ${formatMs(forMs)} so far`);
   }
   if (last !== null) {

@@ -102,11 +102,14 @@ export function lastValue(x: Comparison): u64 {
   return load<u64>(mark(x, x.markCount - 1));
 }
 
-/** Takes the first mark off and returns its digest; there must be one. */
-export function takeMark(x: Comparison): u64 {
+/** The digest of the first mark; there must be one. */
+export function markValue(x: Comparison): u64 {
+  return load<u64>(mark(x, 0));
+}
+
+/** Takes the first mark off; there must be one. */
+export function takeMark(x: Comparison): void {
   const first = mark(x, 0);
-  const value = load<u64>(first);
   x.markCount--;
   memory.copy(first, first + MARK, x.markCount * MARK);
-  return value;
 }

@@ -274,6 +274,13 @@ export class Connection {
   scanAck: u32 = 0;
   /** Standby: 1 when the next replica of the chain could go on from the connection too. */
   next: u32 = 0;
+  /**
+   * Logged: 1 while a standby's server is where it has to be to go on at once. On a primary its standby's, on a
+   * standby ours, as the primary has been told.
+   */
+  warm: u32 = 0;
+  /** Logged: `Reason` why that server does not follow the connection, which is kept as in log mode; None if it is to. */
+  cold: i32 = 0;
   /** How long our server has stood still in each direction, in milliseconds. */
   writeMs: u32 = 0;
   readMs: u32 = 0;

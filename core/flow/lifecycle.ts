@@ -155,7 +155,8 @@ export function isPastKept(c: Connection, end: u32): bool {
 export function dropLog(c: Connection): void {
   stopKeeping(c);
   // A feeder that is still behind goes on for as long as the record lingers.
-  if (!has(c, Flag.Logged) || (has(c, Flag.Fed) && isAccepted(c))) return;
+  const isBehind = has(c, Flag.Fed) && (isAccepted(c) || c.leg == Leg.SynSent);
+  if (!has(c, Flag.Logged) || isBehind) return;
   clear(inputLog(c));
   clearRanges(c);
 }
@@ -181,6 +182,7 @@ export function unprotect(c: Connection, reason: Reason): void {
     c.reason = reason;
   }
   c.flags &= ~(<u32> Flag.Hot);
+  c.warm = 0;
   // Nobody compares any more; what has to be before the client hears it still has to.
   if ((c.flags & (Flag.Unproven | Flag.Logged | Flag.Kept)) == 0) c.flags &= ~(<u32> Flag.Digested);
   if (c.flags & WAITING) markPump(c);
@@ -215,7 +217,7 @@ export function checkClosed(c: Connection): void {
   c.phase = Phase.Closed;
   dropLog(c);
   // A log's place is free here: who keeps the same log must not need more than we do.
-  if (state().logMode && has(c, Flag.Hot) && writeClose(c, CloseHow.Normal, 0)) {
+  if (state().logMode && has(c, Flag.Hot) && writeClose(c, CloseHow.Normal, c.cliAck)) {
     c.flags &= ~(<u32> Flag.Hot);
   }
   count(Counter.Closed);

@@ -30,6 +30,7 @@ import {
   DATA_HEAD,
   FAIL_SIZE,
   FIN_HEAD,
+  FROM_LOG,
   MARK_SIZE,
   OPEN_SIZE,
   PROGRESS_SIZE,
@@ -77,7 +78,11 @@ export function applyNext(body: usize, length: u32): u32 {
     const size = type == RecordType.Report ? REPORT_SIZE : type == RecordType.Fail ? FAIL_SIZE : 0;
     if (!size || left < size) return offset + 1;
     const c = named(record);
-    if (s.role == Role.Standby && c !== null) noteNext(c, record, type == RecordType.Fail);
+    // One whose whole log it keeps it can go on from, whatever its server does.
+    const isKept = type == RecordType.Fail && (load<u8>(record, 1) & FROM_LOG) != 0;
+    if (s.role == Role.Standby && c !== null && !isKept) {
+      noteNext(c, record, type == RecordType.Fail);
+    }
     count(Counter.PeerRecords);
     offset += (size + 3) & ~3;
   }
@@ -157,7 +162,7 @@ function apply(record: usize, left: u32): u32 {
     case RecordType.Close: {
       if (left < CLOSE_SIZE) return 0;
       const c = named(record);
-      if (standby && c !== null) applyClose(c, flags);
+      if (standby && c !== null) applyClose(c, flags, load<u32>(record, 8));
       return CLOSE_SIZE;
     }
     case RecordType.Report: {
@@ -169,6 +174,10 @@ function apply(record: usize, left: u32): u32 {
     case RecordType.Fail: {
       if (left < FAIL_SIZE) return 0;
       const c = named(record);
+      if (flags & FROM_LOG) {
+        if (s.role == Role.Primary && c !== null) noteCold(c, record, flags & ~FROM_LOG);
+        return FAIL_SIZE;
+      }
       if (s.role == Role.Primary && c !== null && has(c, Flag.Asked)) refuse(c);
       else if (s.role == Role.Primary && c !== null && has(c, Flag.Hot)) {
         // A diverged record is still told of its end, and one that hangs is looked at until it moves.
@@ -266,6 +275,7 @@ function applyOpen(record: usize, asks: bool): void {
   c.peerEdge = c.rcvNxt;
   c.edgeReported = c.rcvNxt + s.logLimit;
   c.sndNxt = c.iss + 1;
+  c.saidMost = c.sndNxt;
   c.sndShown = c.sndNxt;
   c.cliAck = c.iss;
   c.legUna = c.iss;
@@ -354,17 +364,30 @@ function applyProgress(c: Connection, record: usize, flags: u32): void {
   markPump(c);
 }
 
-function applyClose(c: Connection, how: u32): void {
+function applyClose(c: Connection, how: u32, acked: u32): void {
   count(Counter.Closed);
   if (how == CloseHow.Normal) {
     // The local server may be a moment behind; it gets the usual time to finish.
     c.phase = Phase.Closed;
+    c.cliAck = later(c.cliAck, acked);
+    markPump(c);
     dropLog(c);
     startTimer(c, state().now + LINGER_MS);
     if (c.leg == Leg.Dead) release(c);
     return;
   }
   drop(c);
+}
+
+/** The standby's server does not follow a connection, whose log the standby keeps. */
+function noteCold(c: Connection, record: usize, reason: u32): void {
+  if (!has(c, Flag.Hot | Flag.Logged)) return;
+  c.warm = 0;
+  c.cold = reason >= 1 && reason <= <u32> Reason.StandbyHangs ? reason : Reason.StandbyReset;
+  if (reason != Reason.Diverged) return;
+  count(Counter.Diverged);
+  const same = load<u32>(record, 12);
+  noteFinding(Finding.DivergedFromLog, c, load<u32>(record, 8), same, state().now);
 }
 
 /** What the standby says of its server, and how far ours is. */
@@ -397,6 +420,10 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   const read = load<u32>(record, 24);
   if (read != c.peerRead || after(load<u32>(record, 16), c.peerSnd)) s.theirsMovedAt = s.now;
   c.peerRead = read;
-  notePeerOutput(c, load<u32>(record, 16), (flags & 1) != 0);
+  if (has(c, Flag.Logged)) {
+    // Whether ours lives is told by its process (recovery.ts).
+    c.warm = (flags & 16) != 0 ? 1 : 0;
+    if (c.warm) c.cold = Reason.None;
+  } else notePeerOutput(c, load<u32>(record, 16), (flags & 1) != 0);
   if (s.hint) settlePoint(c);
 }

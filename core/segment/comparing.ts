@@ -13,6 +13,8 @@
  *   ignore       nothing is digested; outputs are spliced as they come
  *   unprotect    the standby forgets the connection
  *   reset        the standby keeps its record, and resets the client when it takes the service over
+ * Where whole logs are kept the standby goes on with the log alone: who takes over plays it to a server once more,
+ * and resets the client if that differs, too.
  *
  * At a takeover the client may hold anything that the old primary has told of, so nothing that lies past
  * `sameAt` leaves before our server has come as far as that and the digests agree: the connection is
@@ -33,12 +35,13 @@ import { LINGER_MS, PROVE_MS } from "../limits";
 import { count, counted, Counter, Divergence, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, RST } from "../wire/packet";
-import { Connection, Flag, has, isTold, Leg, Phase, Reason } from "../flow/connection";
+import { Connection, Flag, has, isAccepted, isTold, Leg, Phase, Reason } from "../flow/connection";
 import {
   Comparison,
   comparisonOf,
   lastValue,
   markSeq,
+  markValue,
   Point,
   pushMark,
   takeMark,
@@ -49,7 +52,7 @@ import { CloseHow, writeClose } from "../records";
 import { placeOf, seek } from "../stream/chain";
 import { digestValue } from "../stream/digest";
 import { passPoint, returnToBase, takeOutput, takePoint } from "./cutting";
-import { failLeg, owes } from "./feeder";
+import { failLeg, giveUpServer, owes } from "./feeder";
 import {
   complete,
   hasRoom,
@@ -88,13 +91,16 @@ export function startComparing(c: Connection): void {
 export function startOver(c: Connection): void {
   if (!has(c, Flag.Digested)) return;
   const x = comparisonOf(c);
+  const isPrimary = state().role == Role.Primary;
   if (!has(c, Flag.Unproven)) {
-    const value = digestValue(x);
-    x.toldAt = digestEnd(x);
+    // A standby's server may not have come to what was told last.
+    const isBehind = !isPrimary && x.markCount != 0;
+    const value = isBehind ? lastValue(x) : digestValue(x);
+    if (!isBehind) x.toldAt = digestEnd(x);
     x.markCount = 0;
     if (x.toldAt != c.iss + 1) {
       pushMark(x, x.toldAt, value);
-      c.flags |= Flag.Unproven;
+      if (isPrimary) c.flags |= Flag.Unproven;
     }
   }
   returnToBase(c, x);
@@ -158,7 +164,7 @@ export function noteTold(c: Connection, seq: u32, value: u64): void {
   const x = comparisonOf(c);
   if (!after(seq, x.toldAt)) return;
   x.toldAt = seq;
-  if (has(c, Flag.Logged)) {
+  if (has(c, Flag.Logged) && (!isAccepted(c) || c.ahead)) {
     // No server is here yet to reach any of them, so the last is enough.
     x.markCount = 0;
     pushMark(x, seq, value);
@@ -177,7 +183,7 @@ export function noteTold(c: Connection, seq: u32, value: u64): void {
 export function noteMark(c: Connection, input: u32, output: u32, value: u64): void {
   if (!has(c, Flag.Digested) || c.leg >= Leg.Dead) return;
   if (!takePoint(c, input, output, value)) failLeg(c, Reason.StandbyDiffers);
-  else if (!has(c, Flag.Logged)) compareParked(c, comparisonOf(c));
+  else if (!has(c, Flag.Logged) || (isAccepted(c) && !c.ahead)) compareParked(c, comparisonOf(c));
 }
 
 /** Digests what is parked as far as the primary has told, and compares on the way. */
@@ -241,10 +247,11 @@ export function isDigested(c: Connection, seq: u32): bool {
 function check(c: Connection, x: Comparison): bool {
   const seq = nextMark(x);
   const isPoint = isPointNext(x);
-  if (!(isPoint ? passPoint(x) : takeMark(x) == digestValue(x))) {
+  if (!(isPoint ? passPoint(x) : markValue(x) == digestValue(x))) {
     diverge(c, seq);
     return false;
   }
+  if (!isPoint) takeMark(x);
   // The primary waits for that to cut its log.
   if (isPoint && state().role == Role.Standby) markDirty(c);
   x.sameAt = seq;
@@ -270,13 +277,14 @@ function diverge(c: Connection, seq: u32): void {
   const s = state();
   if (c.reason == Reason.Joining && s.role == Role.Standby) {
     // Its own past is what this server does not repeat; nobody has relied on it yet.
-    failLeg(c, Reason.ReplayDiffers);
+    giveUpServer(c, Reason.ReplayDiffers);
     return;
   }
   count(Counter.Diverged);
   if (s.role == Role.Standby) {
-    failLeg(c, Reason.Diverged, seq);
-    if (s.divergence == Divergence.Reset) c.flags |= Flag.Diverged;
+    giveUpServer(c, Reason.Diverged, seq);
+    // Where whole logs are kept, another server may still say the same.
+    if (s.divergence == Divergence.Reset && !has(c, Flag.Logged)) c.flags |= Flag.Diverged;
     return;
   }
   giveUp(c, seq);
@@ -339,6 +347,16 @@ export function digestParked(c: Connection): void {
   if (!has(c, Flag.Digested) || has(c, Flag.Unproven)) return;
   const x = comparisonOf(c);
   takeParked(c, x, c.parkEnd);
+}
+
+/** Standby: how far its server has to come to be where the primary's is, as far as was told. */
+export function comparedEnd(c: Connection): u32 {
+  return has(c, Flag.Digested) ? comparisonOf(c).toldAt : c.sndShown;
+}
+
+/** Standby: how far its server has come, and is the primary's. */
+export function sameEnd(c: Connection): u32 {
+  return has(c, Flag.Digested) ? comparisonOf(c).sameAt : c.sndNxt;
 }
 
 /** Primary to standby: what our server has written by now is for the new primary to compare. */

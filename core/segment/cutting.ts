@@ -35,7 +35,7 @@
  * the one before it would have, where the client has no octet of that answer yet.
  *
  * The primary decides, and tells its standby or the disk: MARK when a Point is set, CUT when the log goes. In
- * hot mode the standby's server must have come to y as well. A connection that is just being told of to a standby
+ * hot mode, and where a warm standby follows (recovery.ts), its server must have come to y as well. A connection that is just being told of to a standby
  * is cut only when its log would be full soon, and then told anew (telling.ts).
  *
  * Limits: one Point at a time, and only where CUT_INPUT or CUT_OUTPUT octets can go; FRAMING_MAX of
@@ -59,6 +59,7 @@ import { answerOf, askOf, Comparison, comparisonOf, Point, pushMark } from "../f
 import { ackSoon, inputLog } from "../flow/lifecycle";
 import { AGAIN_SIZE, CUT_SIZE, MARK_SIZE, writeCut, writeMark } from "../records";
 import { logEnd } from "./output";
+import { leave } from "./recovery";
 import { tellAnew } from "./telling";
 import { placeOf, seek, trim } from "../stream/chain";
 import { digestValue, emptyValue, extendDigest, startDigest } from "../stream/digest";
@@ -250,7 +251,7 @@ export function settleLastPoint(c: Connection): void {
 /** The client, and a server that follows ours, have all before the Point, and ours has read all before it. */
 function hasCome(c: Connection, x: Comparison): bool {
   if (after(x.cutOut, c.cliAck) || after(x.cutIn, c.legAck)) return false;
-  const isAlone = !has(c, Flag.Hot) || has(c, Flag.Logged) || isBeingTold(c);
+  const isAlone = !has(c, Flag.Hot) || (has(c, Flag.Logged) && !c.warm) || isBeingTold(c);
   return isAlone || !before(x.peerSame, x.cutOut);
 }
 
@@ -268,6 +269,8 @@ export function takeCut(c: Connection, input: u32, output: u32, shown: u32): boo
   const isKnown = x.point == Point.Passed || (x.point == Point.Ahead && has(c, Flag.Logged));
   if (!isKnown || x.cutIn != input || x.cutOut != output || before(shown, output)) return false;
   if (before(input, c.irs + 1) || after(input, c.rcvNxt)) return false;
+  // A warm standby's server that has not come there is played what comes after, as a new one would be.
+  if (x.point == Point.Ahead && c.leg != Leg.None) leave(c);
   c.cliAck = later(c.cliAck, output);
   c.sndShown = later(c.sndShown, shown);
   cut(c, x);

@@ -56,6 +56,7 @@ import {
   inputLog,
   isPastKept,
   markDirty,
+  markDisputed,
   markPump,
   parkedFlight,
   parkFrom,
@@ -67,10 +68,11 @@ import {
 } from "../flow/lifecycle";
 import { clear, read, trim } from "../stream/chain";
 import { clearRanges, cover } from "../stream/ranges";
-import { CloseHow, writeClose, writeDiverged, writeFail } from "../records";
+import { CloseHow, FROM_LOG, writeClose, writeDiverged, writeFail } from "../records";
 import { checkUnproven, digestParked, provenEnd, resetClient, unprovenAfter } from "./comparing";
 import { settlePoint } from "./cutting";
 import { settleEnd } from "./ending";
+import { leave, settleWarm } from "./recovery";
 import { endIfOver, speakFor } from "./takeover";
 import { settleJoin } from "./telling";
 import {
@@ -113,6 +115,24 @@ export function failLeg(c: Connection, reason: Reason, divergedAt: u32 = 0): voi
     markPump(c);
   }
   if (has(c, Flag.Asked)) release(c);
+}
+
+/**
+ * Our server does not go on with this connection, for `reason` as above. A standby that keeps its whole log goes on
+ * with that alone: another server can still be played it.
+ */
+export function giveUpServer(c: Connection, reason: Reason, divergedAt: u32 = 0): void {
+  if (state().role != Role.Standby || !has(c, Flag.Logged)) {
+    failLeg(c, reason, divergedAt);
+    return;
+  }
+  count(Counter.FeederRefused);
+  if (reason == Reason.Diverged) writeDiverged(c, divergedAt, FROM_LOG);
+  else writeFail(indexOf(c), c.generation, reason | FROM_LOG);
+  leave(c);
+  c.cold = reason;
+  // Should it have died, another one is played all of them.
+  markDisputed(c);
 }
 
 /**
@@ -263,7 +283,8 @@ export function pump(c: Connection): void {
     if (has(c, Flag.AckClient)) ackClient(c);
     return;
   }
-  if (c.leg == Leg.None && s.feeding && c.phase != Phase.Closed) {
+  const isLeft = c.cold != 0 && s.role == Role.Standby;
+  if (c.leg == Leg.None && s.feeding && !isLeft && c.phase != Phase.Closed) {
     c.leg = Leg.SynSent;
     c.rtoMs = FEED_RTO_MIN_MS;
     sendSyn(c);
@@ -303,6 +324,7 @@ export function pump(c: Connection): void {
     return;
   }
   if (c.reason == Reason.Joining) settleJoin(c);
+  if (has(c, Flag.Logged)) settleWarm(c);
   if (
     s.commitMode != 0 || <i32> (c.legAck + s.logLimit - c.edgeReported) >= <i32> (s.logLimit >>> 2)
   ) {
@@ -414,7 +436,7 @@ export function onFeederTimeout(c: Connection): void {
   c.tries++;
   if (c.leg == Leg.SynSent) {
     if (c.tries > FEED_SYN_TRIES && !has(c, Flag.Logged)) {
-      failLeg(c, Reason.StandbyRefused);
+      giveUpServer(c, Reason.StandbyRefused);
       return;
     }
     if (hasRoom()) sendSyn(c);
@@ -427,17 +449,17 @@ export function onFeederTimeout(c: Connection): void {
   if (c.legNxt != c.legAck) {
     if (before(c.legAck, c.logFrom)) {
       // After a change of roles the octets before logFrom are the kernel's own affair: it had them.
-      if (c.tries > 20) failLeg(c, Reason.LegStalled);
+      if (c.tries > 20) giveUpServer(c, Reason.LegStalled);
       else startTimer(c, s.now + c.rtoMs);
       return;
     }
     if (c.tries > FEED_TRIES) {
-      failLeg(c, Reason.LegStalled);
+      giveUpServer(c, Reason.LegStalled);
       return;
     }
     c.legNxt = c.legAck;
   } else if (repeats && c.tries > FEED_TRIES) {
-    failLeg(c, Reason.LegStalled);
+    giveUpServer(c, Reason.LegStalled);
     return;
   } else {
     if (!repeats) c.tries = 0;

@@ -15,6 +15,12 @@
  * A standby keeps the same logs and runs no server: its records are in leg None from the first, and
  * `promote()` leaves them there until `replay()`.
  *
+ * Unless it is warm (a hot host of a service whose hosts keep whole logs): its server is played all of them by
+ * `replay()` while it stands by, and follows as in hot mode. `promote()` goes on at once with the connections whose
+ * server is where it has to be. Of others, whose server is behind, has died, or does not do as the primary's does
+ * (`Connection.cold`), the log is left, and they are played to it once more. What a warm standby's server ends is no
+ * finding: the caller looks whether it lives, as on a primary, and if not calls `detach()`.
+ *
  * From `detach()` to `replay()` no SYN reaches a server. The one that connections leave may still accept:
  * a worker of it has its listener open yet, or its SYN-ACK is on the way here. Such a connection would be
  * nobody's when that worker ends, and its RST would look like one that the next server meant.
@@ -28,22 +34,24 @@
  *
  * Connections that are not logged (`Reason` says why) end as their server's kernel says.
  */
-import { AHEAD_MAX, HALF_OPEN_MS, WAITING_MS } from "../limits";
-import { count, Counter, state } from "../state";
-import { after, later } from "../wire/bytes";
+import { AHEAD_MAX, BEHIND_MAX, HALF_OPEN_MS, WAITING_MS } from "../limits";
+import { count, Counter, Role, state } from "../state";
+import { after, before, later } from "../wire/bytes";
 import { at, Connection, Flag, has, isAccepted, Leg, Phase, Reason } from "../flow/connection";
 import {
   ackSoon,
   dropDisputed,
   dropLog,
+  markDirty,
   markPump,
   parkFrom,
   startTimer,
   stopTimer,
 } from "../flow/lifecycle";
-import { digestAhead, startOver } from "./comparing";
+import { comparedEnd, digestAhead, sameEnd, startOver } from "./comparing";
 import { settleLastPoint } from "./cutting";
-import { refuse, sendFin, sendReset } from "./ending";
+import { outputEnd, refuse, sendFin, sendReset } from "./ending";
+import { giveUpServer } from "./feeder";
 import { hasServersFin } from "./takeover";
 import { hasRoom, resetServer } from "./output";
 
@@ -86,11 +94,17 @@ export function leave(c: Connection): void {
     if (c.phase == Phase.Syn) c.flags &= ~(<u32> Flag.Asked);
     return;
   }
+  const isStandby = s.role == Role.Standby;
   if (isAccepted(c)) {
     if (s.hint) settleLastPoint(c);
     startOver(c);
-    c.outShown = shownOctets(c);
+    // A standby is told.
+    if (!isStandby) c.outShown = shownOctets(c);
     resetServer(c);
+  }
+  if (isStandby) {
+    c.warm = 0;
+    c.cold = Reason.None;
   }
   if (c.phase == Phase.Closed) {
     // Nothing but a late ACK may still be wanted, which the record gives.
@@ -100,6 +114,13 @@ export function leave(c: Connection): void {
   }
   stopTimer(c);
   arm(c);
+  if (isStandby) {
+    c.saidMost = comparedEnd(c);
+    if (!s.warm) return;
+    markDirty(c);
+    markPump(c);
+    return;
+  }
   // What passed directly and was not acknowledged is in the log: nothing keeps us from saying so.
   if (after(c.rcvNxt, c.ackShown)) ackSoon(c);
 }
@@ -136,6 +157,7 @@ export function arm(c: Connection): void {
 export function replay(): void {
   const s = state();
   s.feeding = 1;
+  s.replayedAt = s.now;
   for (let turn = 0; turn < 2; turn++) {
     for (let i: u32 = 0; i < s.highWater; i++) {
       const c = at(i);
@@ -157,7 +179,9 @@ export function placeOutput(c: Connection, serverIss: u32): void {
   c.issDelta = c.sndNxt - 1 - serverIss;
   if (!has(c, Flag.Logged)) return;
   count(Counter.Replayed);
-  if (c.phase == Phase.Half) startTimer(c, state().now + HALF_OPEN_MS);
+  const s = state();
+  // How long a standby waits its primary says.
+  if (c.phase == Phase.Half && s.role == Role.Primary) startTimer(c, s.now + HALF_OPEN_MS);
 }
 
 /**
@@ -179,15 +203,48 @@ export function goAhead(c: Connection, seq: u32, from: usize, length: u32): bool
   return true;
 }
 
-/** Connections whose server is not yet where the client is. */
+/** Connections whose server is not yet where the client is; on a standby, of those that it was played last. */
 export function behind(): u32 {
   const s = state();
+  const isStandby = s.role == Role.Standby;
   let number: u32 = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
-    if (has(c, Flag.Logged | Flag.Fed) && isOpen(c)) number++;
+    if (!has(c, Flag.Logged | Flag.Fed) || !isOpen(c)) continue;
+    if (isStandby && (c.warm != 0 || c.cold || after(c.openedAt, s.replayedAt))) continue;
+    number++;
   }
   return number;
+}
+
+/** Standby: whether our server goes on as the primary's does, and is where it has to be to go on alone. */
+export function settleWarm(c: Connection): void {
+  if (!isAccepted(c) || c.phase == Phase.Closed) return;
+  if (<i32> (later(c.cliAck, c.sndShown) - c.sndNxt) > BEHIND_MAX) {
+    // Further back its numbers would say nothing.
+    giveUpServer(c, Reason.LegStalled);
+  } else if (c.ahead) return;
+  else if (has(c, Flag.ServerFin) && after(c.peerSnd, c.srvFin)) {
+    giveUpServer(c, Reason.StandbyEnded);
+  } else if (has(c, Flag.PeerFin) && after(outputEnd(c), c.peerSnd)) {
+    giveUpServer(c, Reason.Diverged, c.peerSnd);
+  } else if (!c.warm && c.reason != Reason.Joining && !before(sameEnd(c), c.saidMost)) {
+    c.warm = 1;
+    markDirty(c);
+  }
+}
+
+/** Primary: the standby has each connection that we could go on with, and its server could with some at once. */
+export function canPass(): bool {
+  const s = state();
+  let isWarm = false;
+  for (let i: u32 = 0; i < s.highWater; i++) {
+    const c = at(i);
+    if (!has(c, Flag.Logged) || !isOpen(c)) continue;
+    if (!has(c, Flag.Hot) || c.reason != Reason.None) return false;
+    if (c.warm) isWarm = true;
+  }
+  return isWarm;
 }
 
 /** Ends of our server wait for the word whether it lives. */

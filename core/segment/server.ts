@@ -68,7 +68,7 @@ import {
   startComparing,
 } from "./comparing";
 import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
-import { failLeg, hasCaughtUp, noteServerTimestamp, onServerAck, owes } from "./feeder";
+import { giveUpServer, hasCaughtUp, noteServerTimestamp, onServerAck, owes } from "./feeder";
 import { takeAnswer } from "./probe";
 import { goAhead, isWaiting, placeOutput } from "./recovery";
 import { noteLife, wake } from "./lag";
@@ -262,7 +262,7 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
   ) {
     c.leg = Leg.SynAck;
     c.issDelta = c.iss - v.seq;
-    failLeg(c, has(c, Flag.Logged) ? Reason.ReplayDiffers : Reason.StandbyDiffers);
+    giveUpServer(c, primary && has(c, Flag.Logged) ? Reason.ReplayDiffers : Reason.StandbyDiffers);
     return;
   }
   if (v.wsAt) {
@@ -270,7 +270,7 @@ function learnLeg(c: Connection, v: View, primary: bool): void {
     c.legWs = scale > 14 ? 14 : scale;
   }
   c.leg = Leg.SynAck;
-  stopTimer(c);
+  if (c.phase != Phase.Closed) stopTimer(c);
   placeOutput(c, v.seq);
   c.legUna = c.sndNxt - 1;
   parkFrom(c, c.sndNxt);
@@ -316,7 +316,7 @@ function onReset(c: Connection, v: View, primary: bool): void {
       return;
     }
     if (c.leg == Leg.Hung) noteLife();
-    if (c.phase != Phase.Closed) failLeg(c, Reason.StandbyReset);
+    if (c.phase != Phase.Closed) giveUpServer(c, Reason.StandbyReset);
     return;
   }
   if (c.phase == Phase.Syn) {
@@ -396,14 +396,17 @@ function onSegment(c: Connection, v: View, primary: bool): void {
   }
   if (fin && fed && has(c, Flag.Logged) && before(end, c.sndShown)) {
     // It ends before the octet that the client has from the one before it.
-    failLeg(c, Reason.ReplayDiffers);
+    giveUpServer(c, Reason.ReplayDiffers);
     return;
   }
   if (fin && !has(c, Flag.ServerFin)) {
     c.flags |= Flag.ServerFin;
     c.srvFin = end - 1;
     if (c.phase == Phase.Open) c.phase = Phase.Closing;
-    if (!primary) markDirty(c);
+    if (!primary) {
+      markDirty(c);
+      if (has(c, Flag.Logged)) markDisputed(c);
+    }
   }
   if (fed) {
     // A probe or a repetition of what was acknowledged asks for an ACK.

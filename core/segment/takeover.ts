@@ -51,10 +51,17 @@ import {
   tcpOf,
   toClient,
 } from "./output";
-import { adoptOutput, digestParked, provenEnd, resetClient, yieldOutput } from "./comparing";
+import {
+  adoptOutput,
+  comparedEnd,
+  digestParked,
+  provenEnd,
+  resetClient,
+  yieldOutput,
+} from "./comparing";
 import { isFinDue, isGone, refuse } from "./ending";
 import { enterFed, owes, pump } from "./feeder";
-import { arm, leave } from "./recovery";
+import { arm, leave, shownOctets } from "./recovery";
 import { endJoining, markJoining, startBringing, stopBringing } from "./telling";
 
 /**
@@ -96,8 +103,8 @@ export function promote(staying: Staying): u32 {
     s.inputSeq = s.committedSeq;
     s.openSeq = s.committedSeq;
   }
-  // In log mode the server is still to be started.
-  if (s.logMode) s.feeding = 0;
+  // In log mode the server is still to be started, unless it was fed already.
+  if (s.logMode && !s.warm) s.feeding = 0;
   let taken: u32 = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
@@ -126,12 +133,15 @@ export function promote(staying: Staying): u32 {
       const over = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1 && hasServersFin(c);
       // However long ago it ended: nobody was here to repeat the last ACK, which may have been lost.
       const ended = c.phase == Phase.Closed && staying == Staying.Store;
-      arm(c);
+      if (!isAccepted(c)) arm(c);
+      else if (hasServersFin(c)) c.flags |= Flag.EndHeard;
+      c.warm = 0;
+      c.cold = Reason.None;
       if (over || ended) {
         c.phase = Phase.Closed;
         startTimer(c, s.now + (staying == Staying.Store ? READ_LINGER_MS : LINGER_MS));
       }
-      c.flags &= ~(<u32> Flag.PeerFin);
+      c.flags &= ~(<u32> (Flag.PeerFin | Flag.PeerGone));
     }
     if (!peerStays) {
       // What it showed in its last moments we do not know; our log has room for that much more.
@@ -311,7 +321,7 @@ export function demote(): void {
   s.role = Role.Standby;
   s.standbyReady = 0;
   s.peerClockKnown = 0;
-  if (s.logMode) s.feeding = 0;
+  if (s.logMode && !s.warm) s.feeding = 0;
   for (let i: u32 = 0; i < s.highWater; i++) {
     const c = at(i);
     if (c.phase == Phase.Free) continue;
@@ -321,17 +331,13 @@ export function demote(): void {
       release(c);
       continue;
     }
+    if (has(c, Flag.Logged)) {
+      standBy(c);
+      continue;
+    }
     if (isGone(c)) {
       if (!has(c, Flag.ResetHeld)) resetServer(c);
       release(c);
-      continue;
-    }
-    if (has(c, Flag.Logged)) {
-      // From now on we only keep the log; the server that we have is not needed.
-      leave(c);
-      c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.Unproven | Flag.Unheard));
-      c.reason = Reason.None;
-      c.edgeReported = c.legAck + s.logLimit;
       continue;
     }
     c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.FinHeld));
@@ -347,6 +353,28 @@ export function demote(): void {
     enterFed(c);
     c.edgeReported = c.legAck + s.logLimit;
   }
+}
+
+/** The same of a connection whose whole log is kept. */
+function standBy(c: Connection): void {
+  const s = state();
+  c.outShown = shownOctets(c);
+  yieldOutput(c);
+  c.saidMost = comparedEnd(c);
+  c.warm = 0;
+  c.cold = Reason.None;
+  const goesOn = s.warm != 0 && isAccepted(c) && c.phase < Phase.Closed && !has(c, Flag.ResetHeld);
+  // Where no server is fed while it stands by, from now on we only keep the log.
+  if (!goesOn) leave(c);
+  else if (!has(c, Flag.Fed)) enterFed(c);
+  else if (owes(c)) c.parkBase = c.cliAck;
+  c.flags &= ~(<u32> (Flag.Hot | Flag.AckClient | Flag.FinHeld | Flag.Judged));
+  c.reason = Reason.None;
+  c.tries = 0;
+  c.edgeReported = c.legAck + s.logLimit;
+  if (!goesOn) return;
+  markDirty(c);
+  markPump(c);
 }
 
 /** The standby is gone, for `reason`: its connections are unprotected, and nothing waits for it. */

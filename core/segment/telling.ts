@@ -50,6 +50,7 @@ import { comparisonOf } from "../flow/comparison";
 import { markDirty } from "../flow/lifecycle";
 import { DATA_HEAD, writeAgain, writeLogged } from "../records";
 import { node } from "../stream/ranges";
+import { comparedEnd, sameEnd } from "./comparing";
 import { shownOctets } from "./recovery";
 
 const PIECE: u32 = 65536;
@@ -211,6 +212,8 @@ export function tellAnew(c: Connection): void {
 function follow(c: Connection): void {
   c.flags |= Flag.Hot;
   c.reason = Reason.Joining;
+  c.warm = 0;
+  c.cold = Reason.None;
   c.peerNxt = c.irs + 1;
   c.peerEdge = c.irs + 1 + state().peerLogLimit;
   // Its server has yet to say anything.
@@ -224,7 +227,7 @@ function follow(c: Connection): void {
 export function noteBrought(c: Connection): void {
   c.flags |= Flag.Brought;
   // Up to here its server has to come; not needed for anything else before we are primary.
-  c.saidMost = has(c, Flag.Digested) ? comparisonOf(c).toldAt : c.sndShown;
+  c.saidMost = comparedEnd(c);
   if (has(c, Flag.Logged)) settleJoin(c);
 }
 
@@ -232,8 +235,7 @@ export function noteBrought(c: Connection): void {
 export function settleJoin(c: Connection): void {
   if (!has(c, Flag.Brought)) return;
   if (!has(c, Flag.Logged)) {
-    const end = has(c, Flag.Digested) ? comparisonOf(c).sameAt : c.sndNxt;
-    if (!isAccepted(c) || before(end, c.saidMost)) return;
+    if (!isAccepted(c) || before(sameEnd(c), c.saidMost)) return;
   }
   c.reason = Reason.None;
   c.writeMs = 0;

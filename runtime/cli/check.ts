@@ -353,7 +353,7 @@ function checkCore(service: ServiceConfig, { peers }: Config): CheckItem {
       ports: service.ports,
       commit: service.commit,
       divergence: service.divergence,
-      logLimit: service.mode === "log" ? service.log.limitBytes : service.logLimitBytes,
+      logLimit: service.keepsLogs ? service.log.limitBytes : service.logLimitBytes,
       refuseUnprotectable: service.unprotectable === "refuse",
       chained: peers.length > 1,
     });

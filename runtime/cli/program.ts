@@ -128,7 +128,9 @@ Examples:
     );
 
   addAskOptions(program.command("restart"))
-    .description('end a server and start it again without its clients noticing (mode = "log")')
+    .description(
+      'end a server and start it again without its clients noticing (mode = "log", or "hot" with a table log)',
+    )
     .argument("<service>", "name of the service")
     .addHelpText(
       "after",

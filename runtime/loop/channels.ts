@@ -137,8 +137,8 @@ export class Channels {
       ? `no service "${hello.service}" here`
       : hello.node !== peer
       ? `node "${hello.node}" is not the peer of this link, "${peer}"`
-      : hello.mode !== service.mode
-      ? `its mode is "${hello.mode}", that of this node "${service.mode}"`
+      : hello.keepsLogs !== service.keepsLogs
+      ? unlike(hello.keepsLogs)
       : service.replica.role === "standby"
       ? whyNotNext(service, hello)
       : service.replica.role !== "primary" || service.switching !== null
@@ -377,7 +377,7 @@ export class Channels {
       logLimit: options.logLimit,
       capacity: options.capacity,
       session,
-      mode: service.mode,
+      keepsLogs: service.keepsLogs,
     }, nowMs);
   }
 
@@ -445,6 +445,13 @@ function whyNotNext(service: Service, hello: Frame & { kind: "hello" }): string 
   if (mtu < options.mtu) return `its MTU is ${mtu}, that of this node ${options.mtu}`;
   if (logLimit >= options.logLimit) return null;
   return `its log_limit is ${logLimit} octets, that of this node ${options.logLimit}`;
+}
+
+/** Why a replica that keeps whole logs, or does not, cannot follow one that does otherwise. */
+function unlike(keepsLogs: boolean): string {
+  const [its, ours] = keepsLogs ? ["keeps", "does not"] : ["does not keep", "does"];
+  return `it ${its} whole logs, this node ${ours}; allowed: mode = "log", or "hot" with a table log, at all ` +
+    'hosts of the service, or mode = "hot" without one at all';
 }
 
 /** Told apart from other times; not 0. */

@@ -91,8 +91,10 @@ export interface LoopServiceOptions {
   lagTimeMs: number;
   /** File that keeps the highest epoch. */
   epochFile: string;
-  /** Log mode; null for hot. */
+  /** Where whole logs are kept; null for hot mode without. */
   log: {
+    /** The server runs, and is fed, while this node stands by. */
+    isWarm: boolean;
     /** A client whose log is full is slowed, instead of going on unprotected. */
     holds: boolean;
     /** The server is started by this node. */

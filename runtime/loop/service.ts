@@ -73,7 +73,7 @@ export class Service {
   hasCarrier = true;
   /** When it is looked at again, milliseconds. */
   nextLookMs = 0;
-  /** In log mode. */
+  /** Where whole logs are kept. */
   recoverer: Recoverer | null = null;
   /** The log on disk; null for none. */
   readonly disk: DiskLog | null;
@@ -201,7 +201,7 @@ export class Service {
     this.disk = disk === null ? null : new DiskLog(this.core, disk, options.logLimit);
     this.judge = new Judge(loop.node);
     wasm.setJudgement(options.finWaitMs);
-    if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0);
+    if (options.log !== null) wasm.setLogMode(options.log.holds ? 1 : 0, this.isWarm ? 1 : 0);
     if (options.log === null && loop.peers.length > 0) wasm.setKeep(options.rejoinLimit);
     wasm.setHint(options.hint === "http/1.1" ? 1 : 0);
     // In log mode there is one server, and nothing to compare it with.
@@ -263,9 +263,14 @@ export class Service {
     if (committed !== null) this.core.wasm.committed(committed);
   }
 
-  /** How connections are held here. */
-  get mode(): "hot" | "log" {
-    return this.options.log === null ? "hot" : "log";
+  /** Whole logs are kept here, so that another server can be played each connection. */
+  get keepsLogs(): boolean {
+    return this.options.log !== null;
+  }
+
+  /** The same, and our server is fed while we stand by, too. */
+  get isWarm(): boolean {
+    return this.options.log?.isWarm ?? false;
   }
 
   /** Nothing is known against our server. */

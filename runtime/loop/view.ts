@@ -70,8 +70,8 @@ export function serviceStatus(service: Service, nowMs: number): LoopServiceStatu
     const at = core.wasm.recordAt(i);
     if (at === 0) continue;
     total++;
-    const kept = protection(core, at, standby);
-    if (kept === "hot" && covered) hot++;
+    const kept = protection(core, at, { standby, covered });
+    if (kept === "hot") hot++;
     else if (kept === "log") log++;
   }
   return {
@@ -139,8 +139,8 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
     const u32 = (field: Field) => view.getUint32(at + offsets[field], true);
     const ports = u32("ports");
     const phase = u32("phase");
-    const followed = protection(core, at, standby);
-    const kept = followed === "hot" && !covered ? "unprotected" : followed;
+    const followed = protection(core, at, { standby, covered: true });
+    const kept = protection(core, at, { standby, covered });
     list.push({
       service: options.name,
       client: endpointText(core.bytes, at, options.addressBytes.length, ports & 0xffff),
@@ -161,7 +161,7 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
           : replica.isFurther
           ? NO_HEIR
           : STANDBY_HEARS_NOTHING
-        : REASONS[u32("reason")] ?? null,
+        : REASONS[u32("reason")] ?? REASONS[u32("cold")] ?? null,
       note: (u32("flags") & RecordFlag.uncut) !== 0 ? NOT_AS_HINTED : null,
       bytesIn: Number(view.getBigUint64(at + offsets.bytesIn, true)),
       bytesOut: Number(view.getBigUint64(at + offsets.bytesOut, true)),
@@ -174,15 +174,22 @@ export function connectionsOf(service: Service, nowMs: number): LoopConnection[]
 }
 
 /**
- * "hot": the standby has the connection, and its server has accepted it; "log": whoever is to serve it
- * next can be played all that the client has said.
+ * "hot": the standby has the connection, and its server follows it and could serve it (covered); "log": whoever is
+ * to serve it next can be played all that the client has said.
  */
-function protection(core: Core, at: number, standby: boolean): LoopConnection["protection"] {
+function protection(
+  core: Core,
+  at: number,
+  { standby, covered }: { standby: boolean; covered: boolean },
+): LoopConnection["protection"] {
   const { view, offsets } = core;
-  const flags = view.getUint32(at + offsets.flags, true);
-  if ((flags & RecordFlag.logged) !== 0) return "log";
-  if (view.getUint32(at + offsets.reason, true) !== 0) return "unprotected";
-  return standby || (flags & RecordFlag.hot) !== 0 ? "hot" : "unprotected";
+  const u32 = (field: Field) => view.getUint32(at + offsets[field], true);
+  const flags = u32("flags");
+  const isLogged = (flags & RecordFlag.logged) !== 0;
+  const isTold = u32("reason") === 0 && (standby || (flags & RecordFlag.hot) !== 0);
+  const isFollowed = isTold && (!isLogged || u32("warm") !== 0);
+  if (isFollowed && covered) return "hot";
+  return isLogged ? "log" : "unprotected";
 }
 
 function endpointText(bytes: Uint8Array, at: number, length: number, port: number): string {

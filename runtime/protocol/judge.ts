@@ -12,6 +12,7 @@
  *   our spawned server's process ended             app-exited   hand over
  *   their server ended, ours goes on               app-died     the connection is unprotected
  *   both wrote different octets (P5)               diverged     the connection is unprotected
+ *   the same, where the standby keeps whole logs   diverged     the standby goes on with the log alone
  *   the same, found after a takeover               diverged     the client is reset
  *   our server stands still, theirs goes on        app-hangs    hand over
  *   its health command fails (health.ts)           app-hangs    hand over
@@ -46,7 +47,7 @@ export function handOverReason(text: string): HandOverReason | "switch" {
 }
 
 /** What follows from a judgement. */
-export type Act = "hand-over" | "unprotect" | "reset" | "none";
+export type Act = "hand-over" | "unprotect" | "log" | "reset" | "none";
 
 /** Kinds of findings in the core's order, `Finding` in core/judgement.ts. */
 export const FINDINGS = [
@@ -60,7 +61,15 @@ export const FINDINGS = [
   "oursStopsReading",
   "theirsStopsWriting",
   "theirsStopsReading",
+  "divergedFromLog",
 ] as const;
+
+/** What follows when servers differ, by how that was found. */
+const DIVERGED_ACTS = {
+  diverged: "unprotect",
+  divergedReset: "reset",
+  divergedFromLog: "log",
+} as const satisfies Partial<Record<typeof FINDINGS[number], Act>>;
 
 /** Something the core has found about one connection. */
 export interface CoreFinding {
@@ -161,9 +170,10 @@ export class Judge {
         }, situation.nowMs);
       case "diverged":
       case "divergedReset":
+      case "divergedFromLog":
         return this.#judge("diverged", {
           node: peer,
-          act: kind === "diverged" ? "unprotect" : "reset",
+          act: DIVERGED_ACTS[kind],
           seen: `${about}: its server and ${this.#node}'s wrote the same up to octet ${theirs}, ` +
             `and not up to octet ${ours}`,
         }, situation.nowMs);
@@ -199,6 +209,14 @@ export class Judge {
   handleHang(seen: string, situation: Situation): JudgeEffect[] {
     if (situation.primary) return this.#failed("app-hangs", situation, { seen });
     return this.#judge("app-hangs", { node: this.#node, act: "none", seen }, situation.nowMs);
+  }
+
+  /**
+   * Our server has failed, where whole logs are kept and a standby whose server is fed could take the service: that
+   * is sooner done than another one is started here.
+   */
+  handleFailure(verdict: HandOverReason, seen: string, situation: Situation): JudgeEffect[] {
+    return this.#failed(verdict, situation, { seen });
   }
 
   /** The process of our spawned server has ended. */

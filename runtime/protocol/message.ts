@@ -16,7 +16,7 @@
  *   service  = [name: tstr, role: 0..3, epoch: u32, ready: 0/1, asking: 0/1, voided: u32,
  *               invites: 0/1, counted: u32]
  *   hello    = [version, 1, node: tstr, service: tstr, epoch: u32, mtu: uint, logLimit: uint,
- *               capacity: uint, session: u32, mode: 0/1] ; standby, first frame; 0 hot, 1 log
+ *               capacity: uint, session: u32, keepsLogs: 0/1] ; standby, first frame
  *   welcome  = [version, 2, node: tstr, epoch: u32, mtu: uint, logLimit: uint, capacity: uint]
  *   data     = [version, 3, epoch: u32, seq: u32, committed: u32, bodyLength: uint, [* u32]]
  *                                                     ; last: committed by each further down the chain
@@ -29,7 +29,7 @@
  *   whole    = [version, 9, epoch: u32]               ; primary: you have been told of all connections
  *   chain    = [version, 10, [* [node: tstr, session: u32]]] ; who follows the sender, the nearest first
  *   lead     = [version, 11, epoch: u32]              ; down the chain: its head died, and I am the head now
- *   version  = 4
+ *   version  = 5
  *
  * Decoding trusts nothing: before cbor-x sees an item, a scan admits only unsigned integers, short
  * texts and arrays, to a depth and number that these messages need - so no tag, map, float or
@@ -38,7 +38,7 @@
 import { Decoder, Encoder } from "cbor-x/index-no-eval";
 
 /** Version of all messages. */
-export const VERSION = 4;
+export const VERSION = 5;
 /** Longest envelope of a frame, in octets. */
 export const ENVELOPE_MAX = 1024;
 /** Longest beat, in octets: as many services as a node may have, with the longest names, fit. */
@@ -125,8 +125,8 @@ export type Frame =
     capacity: number;
     /** Names the channel when it is resumed on another connection; 0 when it cannot be. */
     session: number;
-    /** How the sender holds connections; who follows must hold them alike. */
-    mode: "hot" | "log";
+    /** The sender keeps whole logs, whatever its mode; all replicas of a service do, or none. */
+    keepsLogs: boolean;
   }
   | {
     kind: "welcome";
@@ -209,7 +209,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
         frame.logLimit,
         frame.capacity,
         frame.session,
-        frame.mode === "log" ? 1 : 0,
+        frame.keepsLogs ? 1 : 0,
       ]);
     case "welcome":
       return encoder.encode([
@@ -334,7 +334,7 @@ export function decodeFrame(bytes: Uint8Array): Frame {
         logLimit: u32(items[6], "logLimit"),
         capacity: u32(items[7], "capacity"),
         session: u32(items[8], "session"),
-        mode: bit(items[9], "mode") ? "log" : "hot",
+        keepsLogs: bit(items[9], "keepsLogs"),
       };
     case Kind.welcome:
       expectKind(items, Kind.welcome, 7);

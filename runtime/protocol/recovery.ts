@@ -2,8 +2,9 @@
  * recovery.ts - log mode: is our server dead, is the next one there, is it where the clients are?
  *
  * Theory of operation
- * One for each service in log mode. It has no clock and reaches nothing: what was seen goes in, what is
- * to be done comes out (core/segment/recovery.ts does it to the connections).
+ * One for each service that keeps whole logs. It has no clock and reaches nothing: what was seen goes in, what is
+ * to be done comes out (core/segment/recovery.ts does it to the connections). On a hot host it also looks after the
+ * server of a standby, which is fed from the same logs.
  *
  *             a server listens                 every connection live
  *   waiting ──────────────────> replaying ──────────────────────────> live
@@ -134,7 +135,7 @@ export class Recovery {
     this.#leave("start", nowMs);
   }
 
-  /** What a pass has shown, on a primary. */
+  /** What a pass has shown, where a server is to run. */
   handlePass(sight: RecoverySight): RecoveryEffect[] {
     return this.#state === "waiting" ? this.#await(sight) : this.#watch(sight);
   }

@@ -164,7 +164,7 @@ function speech(): Uint8Array {
         logLimit: 1 << 20,
         capacity: 1000,
         session: 1,
-        mode: "hot",
+        keepsLogs: false,
       }));
     default:
       return Uint8Array.of(...noise.subarray(0, 32), ...heard.flatMap((octets) => [...octets]));

@@ -90,6 +90,8 @@ export interface SiteOptions {
   clientMtu?: number;
   /** Further keys of the service in the configuration. */
   service?: Record<string, unknown>;
+  /** The same of single hosts. */
+  hostService?: Partial<Record<HostName, Record<string, unknown>>>;
   /** Further keys of the cluster in the configuration. */
   cluster?: ConfigOverrides["cluster"];
   /** A witness on a machine of its own is the arbiter; default none. */
@@ -207,7 +209,7 @@ export class Site {
 
   /** Starts a host's daemon, with further variables, and waits until it answers. */
   async startDaemon(host: HostName, env: Record<string, string> = {}): Promise<void> {
-    const { alone, run, service, cluster } = this.#options;
+    const { alone, run, service, hostService, cluster } = this.#options;
     const commands = typeof run === "function" ? run(this) : run;
     const configPath = await this.topology.writeConfig(host, {
       cluster: { detect: DETECT, ...cluster },
@@ -215,6 +217,7 @@ export class Site {
       service: {
         ...(commands === undefined ? {} : { run: commands[host] ?? commands.a }),
         ...service,
+        ...hostService?.[host],
       },
     });
     this.#daemons.set(host, await this.topology.startDaemon(host, configPath, { env }));

@@ -4,7 +4,8 @@
  *   curl, once or 100 at a time ---- switch ---- host a: daemon, server     is killed, and started again
  *                                         \----- host b: daemon, log        takes over when a loses power
  *
- * Claims, for each of three servers, with one host and with two, and for one client and 100 at once:
+ * Claims, for each of three servers, with one host, with two, and with two of which b is hot (its server follows
+ * while it stands by, and is handed what a's leaves), and for one client and 100 at once:
  *   nginx          files are downloaded
  *   http.server    the same; HTTP/1.0, a thread for each connection
  *   hash server    files are uploaded, and answered with their SHA-256
@@ -12,7 +13,7 @@
  *   two hosts every fifth time the primary's host loses its power instead
  *                  every hash is right, no RST, one SYN for each connection, none is ended early
  *
- * Each of the twelve is promised 50 times.
+ * Each of the eighteen is promised 50 times.
  */
 
 import assert from "node:assert/strict";
@@ -20,7 +21,7 @@ import { createHash } from "node:crypto";
 import { fillContent } from "../../runtime/lab/content.ts";
 import { traceTcp } from "./capture.ts";
 import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
-import { type HostName, type Site, withSite } from "./harness.ts";
+import { type HostName, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
 import { assertUnbroken } from "./verdict.ts";
 
@@ -204,11 +205,16 @@ async function strikeOften(
   assert.ok(met >= rounds * 0.8, `only ${met} of ${rounds} faults met clients`);
 }
 
+/** The hosts of a site, by what a test is called. */
+const SITES: Record<string, Partial<SiteOptions>> = {
+  "1 host": { alone: true, hosts: ["a"] },
+  "2 hosts": {},
+  "2 hosts, one of them hot": { hostService: { b: { mode: "hot", log: {} } } },
+};
+
 for (const subject of SUBJECTS) {
-  for (const hosts of [1, 2] as const) {
-    const name = `clients of ${subject.name} do not notice its death (${hosts} host${
-      hosts === 1 ? "" : "s"
-    })`;
+  for (const [which, options] of Object.entries(SITES)) {
+    const name = `clients of ${subject.name} do not notice its death (${which})`;
     netTest(name, subject.programs, async (context) => {
       const { directory } = context;
       await Deno.mkdir(`${directory}/files`);
@@ -216,8 +222,8 @@ for (const subject of SUBJECTS) {
         a: await subject.command("a", directory),
         b: await subject.command("b", directory),
       };
-      const alone = hosts === 1 ? { alone: true, hosts: ["a"] as HostName[] } : {};
-      await withSite(context, { ...alone, run, service: { mode: "log" } }, async (site) => {
+      const hosts = options.alone === true ? 1 : 2;
+      await withSite(context, { ...options, run, service: { mode: "log" } }, async (site) => {
         for (const load of LOADS) await strikeOften(context, site, { subject, load, hosts });
       });
     });

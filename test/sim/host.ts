@@ -3,7 +3,7 @@
  *
  * Theory of operation
  * Follows runtime/loop.ts method by method; each method here names the one it repeats. Not repeated:
- * descriptors and poll, seals (seal.ts), the octets of frames in a socket (channel.ts), log mode, replicas that
+ * descriptors and poll, seals (seal.ts), the octets of frames in a socket (channel.ts), logs on disk, replicas that
  * follow the standby (protocol/chain.ts). Envelopes and beats are the real ones of message.ts. A pass is a generator that yields the name of each step, so
  * the world can end the daemon or stop it between any two of them:
  *
@@ -43,6 +43,12 @@ import {
   type Situation,
 } from "../../runtime/protocol/judge.ts";
 import { Keepers } from "../../runtime/protocol/keepers.ts";
+import {
+  Recovery,
+  type RecoveryEffect,
+  type RecoveryReason,
+  type RecoverySight,
+} from "../../runtime/protocol/recovery.ts";
 import type { Claim } from "../../runtime/protocol/register.ts";
 import {
   type ArbiterTimes,
@@ -81,6 +87,8 @@ export const QUEUE_MAX = 500;
 /** Datagrams a socket keeps. */
 const DATAGRAMS_MAX = 256;
 const SERVICE = "web";
+/** What a probe found, in the core's order. */
+const LISTENING = ["unknown", "yes", "no"] as const;
 
 /** Rules that a simulated host can be told to break. */
 export const MUTANTS = [
@@ -111,6 +119,8 @@ export interface HostOptions {
   links: number;
   /** Both streams of a connection are HTTP/1.1, and little is kept of each. */
   hint: boolean;
+  /** Whole logs are kept; `isWarm`: its server runs while the host stands by, too. Null where they are not. */
+  log: { isWarm: boolean } | null;
   /** The rule it breaks. */
   mutant: Mutant | null;
 }
@@ -137,6 +147,10 @@ export interface Surroundings {
   unprotected(host: SimHost, why: string, ports?: number[]): void;
   /** A standby, which came later, has the connections of these ports by now. */
   brought(ports: number[]): void;
+  /** Its server is to run, or to end: messages `serve` and `startApp()` of daemon.ts. */
+  serve(host: SimHost, wanted: boolean): void;
+  /** What /proc says of its server's process. */
+  lifeOfServer(host: SimHost): ReturnType<RecoverySight["look"]>;
   /** It has stored an epoch. */
   stored(host: SimHost, epoch: number): void;
   /** For the trace. */
@@ -225,6 +239,10 @@ export class SimHost {
   #rival: string | null = null;
   #relayUntilMs: number | null = null;
   #isMute = false;
+  /** Recoverer; null where no whole logs are kept. */
+  #recovery: Recovery | null = null;
+  /** What was told of its server's process: that it runs, or how it ended. */
+  #serverNews: ("runs" | "SIGKILL")[] = [];
   /** Connections that the standby was being brought when we looked last. */
   #joining = 0;
   /** Until when a switch that was asked for may wait for those. */
@@ -254,7 +272,7 @@ export class SimHost {
 
   /** DataLoop's and Service's constructors: a new life with nothing but the stored epoch. */
   start({ incarnation, beatSeq }: { incarnation: number; beatSeq: number }): void {
-    const { heartbeatMs, detect, commit, arbiter, links, hint } = this.#options;
+    const { heartbeatMs, detect, commit, arbiter, links, hint, log } = this.#options;
     this.life++;
     this.isUp = true;
     this.#incarnation = incarnation;
@@ -269,7 +287,8 @@ export class SimHost {
       logLimit: LOG_LIMIT,
       refuseUnprotectable: false,
     });
-    this.core.wasm.setKeep(hint ? HINTED_LIMIT : REJOIN_LIMIT);
+    if (log === null) this.core.wasm.setKeep(hint ? HINTED_LIMIT : REJOIN_LIMIT);
+    else this.core.wasm.setLogMode(0, log.isWarm ? 1 : 0);
     this.core.wasm.setHint(hint ? 1 : 0);
     this.core.wasm.setBase(0, 0);
     this.core.wasm.setMssMax(MTU - 40);
@@ -306,6 +325,9 @@ export class SimHost {
     this.#joining = 0;
     this.#wantedUntilMs = null;
     this.#bornMs = nowMs;
+    this.#recovery = log === null ? null : new Recovery(true, nowMs);
+    this.#serverNews = [];
+    if (this.#isWarm) this.#around.serve(this, true);
     this.#around.plan(this, 0);
   }
 
@@ -346,6 +368,18 @@ export class SimHost {
     if (!this.isUp || this.beats.length >= DATAGRAMS_MAX) return;
     this.beats.push({ link, bytes });
     this.#around.plan(this, 0.02);
+  }
+
+  /** The main thread says what has become of the server's process: #noteApp(). */
+  noteServer(news: "runs" | "SIGKILL"): void {
+    if (!this.isUp || this.#recovery === null) return;
+    this.#serverNews.push(news);
+    this.#around.plan(this, 0.02);
+  }
+
+  /** Service.isWarm. */
+  get #isWarm(): boolean {
+    return this.#options.log?.isWarm ?? false;
   }
 
   /** Another host says that the address is its own. */
@@ -418,6 +452,7 @@ export class SimHost {
     else if (wasm.hasTimers() !== 0 || this.switching !== null) {
       waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
     }
+    if (this.#recovery?.isBusy) waitMs = Math.min(waitMs, WAIT_TIMERS_MS);
     if (this.#announceAtMs.length > 0) waitMs = Math.min(waitMs, this.#announceAtMs[0] - nowMs);
     return Math.max(0, waitMs / this.rate);
   }
@@ -446,6 +481,7 @@ export class SimHost {
 
   #hasInput(): boolean {
     if (this.beats.length > 0 || this.commands.length > 0) return true;
+    if (this.#serverNews.length > 0) return true;
     const { channel } = this;
     if (channel !== null && channel.inbox.length > 0) return true;
     return !this.#isFrozen() && (this.net.length > 0 || this.app.length > 0);
@@ -472,6 +508,10 @@ export class SimHost {
   *#receiveControl(nowMs: number): Generator<string, void> {
     for (const act of this.commands.splice(0)) {
       yield* this.#perform(act(nowMs), nowMs);
+    }
+    for (const news of this.#serverNews.splice(0)) {
+      if (news === "runs") this.#recovery!.handleStart();
+      else yield* this.#recover(this.#recovery!.handleExit(news, nowMs), nowMs);
     }
     yield* this.#receiveBeats();
     for (const end of [...this.greetings]) this.#greet(end, nowMs);
@@ -623,7 +663,7 @@ export class SimHost {
       logLimit: LOG_LIMIT,
       capacity: CAPACITY,
       session: 1,
-      mode: "hot",
+      keepsLogs: this.#options.log !== null,
     }, nowMs);
   }
 
@@ -772,7 +812,74 @@ export class SimHost {
     yield* this.#write(count);
     this.#noteBrought();
     this.#judgeFindings(nowMs);
+    if (this.replica.role === "primary" || this.#isWarm) yield* this.#stepRecovery(nowMs);
     if (this.switching?.phase === "drain") yield* this.#drain(this.switching, nowMs);
+  }
+
+  /** Recoverer.step(). */
+  *#stepRecovery(nowMs: number): Generator<string, void> {
+    const { wasm } = this.core;
+    if (this.#recovery === null) return;
+    const effects = this.#recovery.handlePass({
+      nowMs,
+      endsHeld: wasm.endsHeld() !== 0,
+      listening: LISTENING[wasm.probeAnswer()],
+      look: () => this.#around.lifeOfServer(this),
+      behind: () => wasm.behind(),
+    });
+    yield* this.#recover(effects, nowMs);
+  }
+
+  /** Recoverer.#perform() and its host's flush(). */
+  *#recover(effects: RecoveryEffect[], nowMs: number): Generator<string, void> {
+    const { wasm } = this.core;
+    for (const effect of effects) {
+      if (effect.kind !== "probe") this.#around.note(this, JSON.stringify(effect));
+      wasm.begin(this.#coreMs(nowMs));
+      switch (effect.kind) {
+        case "probe":
+          wasm.probe(PORT, effect.again ? 1 : 0);
+          break;
+        case "confirm":
+          wasm.confirmEnds();
+          break;
+        case "replay":
+          wasm.replay();
+          break;
+        case "detach":
+          while (wasm.detach() !== 0) {
+            yield* this.#flush();
+            wasm.begin(this.#coreMs(nowMs));
+          }
+          if (effect.seen !== null) this.#passOn(effect.reason, effect.seen, nowMs);
+          break;
+        case "recovered":
+          break;
+      }
+      yield* this.#flush();
+    }
+  }
+
+  *#flush(): Generator<string, void> {
+    const count = this.core.wasm.settle();
+    this.#sendMessage(this.clock());
+    yield* this.#write(count);
+  }
+
+  /** #passOn(). */
+  #passOn(reason: RecoveryReason, seen: string, nowMs: number): void {
+    const verdict = handOverReason(reason);
+    const situation = this.#situation(nowMs);
+    if (verdict === "switch" || !situation.canHandOver || this.core.wasm.canPass() === 0) return;
+    this.#carryOut(this.#judging.handleFailure(verdict, seen, situation), nowMs);
+  }
+
+  /** #wantServer(). */
+  #wantServer(wanted: boolean, nowMs: number): void {
+    if (this.#recovery === null) return;
+    const isFed = this.#isWarm && this.#recovery.state !== "waiting";
+    if (wanted && !isFed) this.#recovery.handlePromoted(nowMs);
+    if (!this.#isWarm) this.#around.serve(this, wanted);
   }
 
   /** Connections that the standby has been brought are to survive again. */
@@ -1004,10 +1111,9 @@ export class SimHost {
     }
   }
 
-  /** #judgeFindings(), #situation() and readFindings(). */
+  /** #judgeFindings() and readFindings(). */
   #judgeFindings(nowMs: number): void {
     const { wasm, view } = this.core;
-    const { replica } = this;
     const count = wasm.takeFindings();
     if (count === 0) return;
     const findings = Array.from({ length: count }, (_, index): CoreFinding => {
@@ -1020,11 +1126,15 @@ export class SimHost {
         waitedMs: view.getUint32(at + 20, true),
       };
     });
+    this.#carryOut(this.#judging.handleFindings(findings, this.#situation(nowMs)), nowMs);
+  }
+
+  /** #situation(). */
+  #situation(nowMs: number): Situation {
+    const { replica } = this;
     const primary = replica.role === "primary";
     const canHandOver = primary && replica.ready && this.#peerReady;
-    const peer = this.#peer;
-    const situation: Situation = { primary, peer, peerWorks: this.#peerReady, canHandOver, nowMs };
-    this.#carryOut(this.#judging.handleFindings(findings, situation), nowMs);
+    return { primary, peer: this.#peer, peerWorks: this.#peerReady, canHandOver, nowMs };
   }
 
   /** #silence(). */
@@ -1092,6 +1202,7 @@ export class SimHost {
       yield* this.#write(count);
     }
     this.#around.reached(this, "spoken");
+    this.#wantServer(true, this.clock());
     this.#announceAtMs = ANNOUNCE_AGAIN_MS.map((ms) => this.clock() + ms);
     wasm.begin(this.#coreMs(this.clock()));
     yield "spoken";
@@ -1124,11 +1235,14 @@ export class SimHost {
       yield* this.#write(count);
       if (this.channel === null) return;
     }
-    const gone = this.records().filter(({ field }) => (field("flags") & GONE) !== 0);
+    const gone = this.records().filter(({ field }) => {
+      return (field("flags") & GONE) !== 0 && (field("flags") & RecordFlag.logged) === 0;
+    });
     const why = "the server of who handed over had ended it alone";
     this.#around.unprotected(this, why, gone.map(({ port }) => port));
     wasm.demote();
     this.#keepers.clear();
+    this.#wantServer(false, nowMs);
     wasm.relay(1);
     const { epoch } = switching;
     yield* this.#perform(replica.handleHandedOver(epoch), nowMs);

@@ -7,8 +7,8 @@
  * lost, but only with an excuse. Every kind ends with all faults mended and all checkers asked.
  */
 import { Random } from "../net/random.ts";
-import type { Mutant, SimHost } from "./host.ts";
-import { type Outcome, World } from "./world.ts";
+import type { SimHost } from "./host.ts";
+import { type Kind, type Outcome, World } from "./world.ts";
 
 /** Until both hosts have their roles. */
 const CALM_MS = 1500;
@@ -41,10 +41,10 @@ const STEPS = [
   "written!",
 ] as const;
 
-/** Runs the schedule of `seed`; with `hint` some clients ask over HTTP/1.1, and their logs are cut. */
-export function runSchedule(seed: number, mutant: Mutant | null = null, hint = false): Outcome {
+/** Runs the schedule of `seed`. */
+export function runSchedule(seed: number, kind: Partial<Kind> = {}): Outcome {
   const random = new Random(seed);
-  const world = new World(random.seed(), mutant, hint);
+  const world = new World(random.seed(), kind);
   try {
     play(world, random);
     return world.outcome(null);
@@ -109,7 +109,10 @@ function openClient(world: World, random: Random): void {
 /** One of the failures that DESIGN 1 calls survived. */
 function makeSingleFailure(world: World, random: Random): void {
   const host = world.hosts[random.integer(2)];
-  switch (random.integer(6)) {
+  switch (random.integer(world.mixed ? 8 : 6)) {
+    case 6:
+    case 7:
+      return world.killServer(host);
     case 0:
       return strike(world, random, { host, step: null, ends: true });
     case 1:
@@ -129,7 +132,12 @@ function makeSingleFailure(world: World, random: Random): void {
 function makeFault(world: World, random: Random): void {
   const host = world.hosts[random.integer(2)];
   const { cuts } = world;
-  switch (random.integer(19)) {
+  switch (random.integer(world.mixed ? 23 : 19)) {
+    case 19:
+    case 20:
+    case 21:
+    case 22:
+      return world.killServer(host);
     case 16:
       // It reaches its clients alone.
       cutOff(world, 2);

@@ -1,8 +1,9 @@
 /**
  * sim.ts - the command `deno task sim`: play random schedules until many fail or time is up
  *
- * Usage: deno task sim [--hint] [--seed N] [--minutes M] [--schedules K]
+ * Usage: deno task sim [--hint] [--mixed] [--seed N] [--minutes M] [--schedules K]
  *   --hint         some clients ask over HTTP/1.1, and their logs are cut between requests
+ *   --mixed        hosts keep whole logs, and are hot or in log mode; servers die alone, too
  *   --seed N       play schedule N alone, or with --schedules the K that follow from it
  *   --minutes M    go on with fresh ones for so long
  *   --schedules K  play so many (200 if nothing is given)
@@ -18,13 +19,14 @@ const SCHEDULES = 200;
 const SEED_MAX = 0xffffffff;
 /** A run ends after so many schedules that failed. */
 const FAILURES_MAX = 5;
-const USAGE = "usage: deno task sim [--hint] [--seed N] [--minutes M] [--schedules K]";
+const USAGE = "usage: deno task sim [--hint] [--mixed] [--seed N] [--minutes M] [--schedules K]";
 
 const encoder = new TextEncoder();
 
 /** Numbers of the command line; null for those not given. */
 interface Wish {
   hint: boolean;
+  mixed: boolean;
   seed: number | null;
   minutes: number | null;
   schedules: number | null;
@@ -36,6 +38,7 @@ function readWish(args: string[]): Wish {
     args,
     options: {
       hint: { type: "boolean", default: false },
+      mixed: { type: "boolean", default: false },
       seed: { type: "string" },
       minutes: { type: "string" },
       schedules: { type: "string" },
@@ -54,6 +57,7 @@ function readWish(args: string[]): Wish {
   };
   return {
     hint: values.hint,
+    mixed: values.mixed,
     seed: number("seed", SEED_MAX, true),
     minutes: number("minutes", 10_000, false),
     schedules: number("schedules", 1e9, true),
@@ -68,7 +72,8 @@ function main(args: string[]): number {
     console.error(`${(error as Error).message}\n${USAGE}`);
     return 2;
   }
-  const { minutes, hint } = wish;
+  const { minutes, hint, mixed } = wish;
+  const flags = `${hint ? "--hint " : ""}${mixed ? "--mixed " : ""}`;
   const alone = wish.seed !== null && wish.schedules === null && minutes === null;
   const most = alone ? 1 : wish.schedules ?? (minutes === null ? SCHEDULES : Infinity);
   const first = wish.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
@@ -80,11 +85,11 @@ function main(args: string[]): number {
   const failed: number[] = [];
   while (sums.schedules < most && failed.length < FAILURES_MAX && performance.now() < endMs) {
     const seed = alone ? first : seeds.seed();
-    const { violation, trace, digest, takeovers, done, lost } = runSchedule(seed, null, hint);
+    const { violation, trace, digest, takeovers, done, lost } = runSchedule(seed, { hint, mixed });
     if (violation !== null) {
       console.error(trace.join("\n"));
       console.error(
-        `\n${violation.stack}\n\nrepeat it: deno task sim ${hint ? "--hint " : ""}--seed ${seed}`,
+        `\n${violation.stack}\n\nrepeat it: deno task sim ${flags}--seed ${seed}`,
       );
       failed.push(seed);
     }

@@ -43,11 +43,11 @@ function schedules(): number {
 const isQuick = schedules() < QUICK_BELOW;
 const fresh = Math.ceil(schedules() * FRESH_SHARE);
 
-function expectToHold(seed: number, hint = false): number {
-  const { violation, trace, takeovers } = runSchedule(seed, null, hint);
+function expectToHold(seed: number, { hint = false, mixed = false } = {}): number {
+  const { violation, trace, takeovers } = runSchedule(seed, { hint, mixed });
   if (violation === null) return takeovers;
   console.log(trace.join("\n"));
-  const repeat = `deno task sim ${hint ? "--hint " : ""}--seed ${seed}`;
+  const repeat = `deno task sim ${hint ? "--hint " : ""}${mixed ? "--mixed " : ""}--seed ${seed}`;
   throw new Error(`repeat it: ${repeat}`, { cause: violation });
 }
 
@@ -83,14 +83,23 @@ Deno.test("fresh schedules hold where logs are cut between requests", () => {
   const first = crypto.getRandomValues(new Uint32Array(1))[0];
   console.log(`seed ${first}  ->  deno task sim --hint --seed ${first} --schedules ${fresh}`);
   const seeds = new Random(first);
-  for (let i = 0; i < fresh; i++) expectToHold(seeds.seed(), true);
+  for (let i = 0; i < fresh; i++) expectToHold(seeds.seed(), { hint: true });
+});
+
+Deno.test("fresh schedules hold where hosts differ in mode, and servers die", () => {
+  const first = crypto.getRandomValues(new Uint32Array(1))[0];
+  console.log(`seed ${first}  ->  deno task sim --mixed --seed ${first} --schedules ${fresh}`);
+  const seeds = new Random(first);
+  let takeovers = 0;
+  for (let i = 0; i < fresh; i++) takeovers += expectToHold(seeds.seed(), { mixed: true });
+  ok(takeovers > 0, "nobody ever took over: the schedules test nothing");
 });
 
 for (const [mutant, checks] of Object.entries(FOUND_BY) as [Mutant, string[]][]) {
   const name = `a host that breaks a rule is found: ${mutant} by ${checks.join(" or ")}`;
   Deno.test({ name, ignore: isQuick && !QUICK_MUTANTS.includes(mutant) }, () => {
     for (let seed = 0; seed < MUTANT_SCHEDULES; seed++) {
-      const { violation } = runSchedule(seed, mutant);
+      const { violation } = runSchedule(seed, { mutant });
       if (violation instanceof Violation && checks.includes(violation.check)) return;
     }
     ok(false, `${mutant} was not found in ${MUTANT_SCHEDULES} schedules`);

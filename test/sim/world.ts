@@ -71,6 +71,16 @@ export interface Strike {
   ends: boolean;
 }
 
+/** What kind of run it is. */
+export interface Kind {
+  /** The rule that its hosts break. */
+  mutant: Mutant | null;
+  /** Some clients ask over HTTP/1.1, and logs are cut. */
+  hint: boolean;
+  /** Hosts keep whole logs, each is hot or not, and servers die. */
+  mixed: boolean;
+}
+
 /** What a run found. */
 export interface Outcome {
   /** What was violated; null when everything held. */
@@ -93,6 +103,10 @@ export class World implements Surroundings, Path, Scene {
   readonly random: Random;
   readonly hosts: [SimHost, SimHost];
   readonly commit: "strict" | "ack";
+  /** Both streams of a connection are HTTP/1.1. */
+  readonly hint: boolean;
+  /** Whole logs are kept, and hosts may differ in mode. */
+  readonly mixed: boolean;
   readonly clients = new Map<number, Client>();
   readonly told = new Map<number, Told>();
   /** The newest in which a host took over. */
@@ -118,6 +132,8 @@ export class World implements Surroundings, Path, Scene {
   awaitsRecords = false;
   readonly #checks: Check[];
   readonly #servers = new Map<string, Map<number, Socket>>();
+  /** By host: its server's process, and which start of it that is. */
+  readonly #programs = new Map<SimHost, { isWanted: boolean; runs: boolean; start: number }>();
   readonly #plans = new Map<SimHost, { atMs: number; version: number }>();
   readonly #mutant: Mutant | null;
   #register: RegisterValue | null = null;
@@ -126,9 +142,14 @@ export class World implements Surroundings, Path, Scene {
   #hash = 0x811c9dc5;
 
   /** Makes a world in which both hosts have just started. */
-  constructor(seed: number, mutant: Mutant | null = null, readonly hint = false) {
+  constructor(
+    seed: number,
+    { mutant = null, hint = false, mixed = false }: Partial<Kind> = {},
+  ) {
     this.random = new Random(seed);
     this.#mutant = mutant;
+    this.hint = hint;
+    this.mixed = mixed;
     const links = 1 + this.random.integer(2);
     this.commit = this.random.next() < 0.7 ? "strict" : "ack";
     const options = {
@@ -141,9 +162,10 @@ export class World implements Surroundings, Path, Scene {
       hint,
     } as const;
     const trueMs = () => this.clock.nowMs;
+    const log = () => mixed ? { isWarm: this.random.next() < 0.6 } : null;
     this.hosts = [
-      new SimHost("a", options, { around: this, peer: "b", trueMs }),
-      new SimHost("b", options, { around: this, peer: "a", trueMs }),
+      new SimHost("a", { ...options, log: log() }, { around: this, peer: "b", trueMs }),
+      new SimHost("b", { ...options, log: log() }, { around: this, peer: "a", trueMs }),
     ];
     this.#checks = [
       new Gapless(),
@@ -186,6 +208,9 @@ export class World implements Surroundings, Path, Scene {
     host.stoppedUntilMs = 0;
     host.startMs = 1000 * this.random.next() - this.nowMs * host.rate;
     this.#servers.set(host.name, new Map());
+    const start = (this.#programs.get(host)?.start ?? 0) + 1;
+    // In hot mode servers never die alone.
+    this.#programs.set(host, { isWanted: !this.mixed, runs: !this.mixed, start });
     host.start({ incarnation: this.random.seed(), beatSeq: this.random.seed() });
     this.note(host, "starts");
   }
@@ -197,6 +222,8 @@ export class World implements Surroundings, Path, Scene {
     this.strikes.delete(host);
     if (machine) host.isPowered = false;
     host.kill(!machine);
+    const program = this.#programs.get(host);
+    if (program !== undefined) program.start++;
     for (const server of this.#servers.get(host.name)?.values() ?? []) server.stop();
   }
 
@@ -537,14 +564,93 @@ export class World implements Surroundings, Path, Scene {
 
   // Servers ---------------------------------------------------------------------------------------
 
+  serve(host: SimHost, wanted: boolean): void {
+    const program = this.#programs.get(host)!;
+    if (program.isWanted === wanted) return;
+    program.isWanted = wanted;
+    if (wanted) return this.#startServer(host, 20 + this.random.next() * 200);
+    this.#endServer(host);
+  }
+
+  lifeOfServer(host: SimHost): "runs" | "gone" {
+    return this.#programs.get(host)!.runs ? "runs" : "gone";
+  }
+
+  /** A host's server dies, and is started again. */
+  killServer(host: SimHost): void {
+    const program = this.#programs.get(host)!;
+    if (!host.isUp || !program.runs) return;
+    this.note(host, "its server dies");
+    this.#endServer(host);
+    this.#tellServer(host, "SIGKILL");
+    this.#startServer(host, 200 + this.random.next() * 200);
+  }
+
+  /** Its kernel ends its connections, or is not heard of them. */
+  #endServer(host: SimHost): void {
+    const program = this.#programs.get(host)!;
+    program.runs = false;
+    program.start++;
+    for (const server of this.#servers.get(host.name)!.values()) {
+      const { endpoint } = server;
+      if (endpoint.state === "closed") continue;
+      endpoint.onOctets = () => {};
+      endpoint.onEnd = () => {};
+      if (endpoint.state === "open" && this.random.next() < 0.7) endpoint.end();
+      else endpoint.state = "reset";
+      server.flush();
+    }
+  }
+
+  #startServer(host: SimHost, inMs: number): void {
+    const program = this.#programs.get(host)!;
+    const { start } = program;
+    this.clock.after(inMs, () => {
+      if (program !== this.#programs.get(host) || program.start !== start || !host.isUp) return;
+      program.runs = true;
+      this.#tellServer(host, "runs");
+    });
+  }
+
+  /** The main thread hears of it, and tells the loop. */
+  #tellServer(host: SimHost, news: "runs" | "SIGKILL"): void {
+    const program = this.#programs.get(host)!;
+    const { start } = program;
+    this.clock.after(this.random.next() ** 2 * 20, () => {
+      if (program === this.#programs.get(host) && program.start === start) host.noteServer(news);
+    });
+  }
+
+  /** The kernel answers a SYN that is no client's, or that nobody listens for. */
+  #answerSyn(host: SimHost, bytes: Uint8Array): void {
+    const { source, sourcePort, seq, flags } = parsePacket(bytes);
+    if ((flags & (TcpFlag.syn | TcpFlag.ack)) !== TcpFlag.syn) return;
+    const { life } = host;
+    const answer = buildPacket(packetOf({
+      source: SERVICE_V4,
+      destination: source,
+      sourcePort: PORT,
+      destinationPort: sourcePort,
+      seq: 0,
+      ack: (seq + 1) >>> 0,
+      flags: TcpFlag.ack | (this.lifeOfServer(host) === "runs" ? TcpFlag.syn : TcpFlag.rst),
+    }));
+    this.clock.after(0.01, () => {
+      if (host.isUp && host.life === life) host.receiveApp(answer);
+    });
+  }
+
   toServer(host: SimHost, packet: Uint8Array): void {
     const servers = this.#servers.get(host.name)!;
     const { life } = host;
+    if (!isFromClient(packet)) return this.#answerSyn(host, packet);
     const port = clientPortOf(packet);
     const client = this.clients.get(port);
     if (client === undefined) throw new Error(`Cannot find the client of port ${port}`);
     let server = servers.get(port);
-    if (server === undefined || server.endpoint.isFollowedBy(packet)) {
+    const isNew = server === undefined || server.endpoint.isFollowedBy(packet);
+    if (isNew && this.lifeOfServer(host) !== "runs") return this.#answerSyn(host, packet);
+    if (server === undefined || isNew) {
       server = new Socket(
         {
           local: SERVICE_V4,
@@ -637,6 +743,12 @@ export class World implements Surroundings, Path, Scene {
   fail(check: string, what: string): never {
     throw new Violation(check, what);
   }
+}
+
+/** Else it is from the one that does not exist, core/segment/probe.ts. */
+function isFromClient(packet: Uint8Array): boolean {
+  const { source } = parsePacket(packet);
+  return CLIENT_V4.every((octet, index) => source[index] === octet);
 }
 
 /** A good network. */

@@ -89,6 +89,7 @@ const FULL_CONFIG: Config = {
     interface: "eth0",
     prefer: "a",
     mode: "hot",
+    keepsLogs: false,
     commit: "strict",
     run: ["nginx", "-g", "daemon off;"],
     user: "www-data",
@@ -356,7 +357,7 @@ Deno.test("parseConfig() takes several peers beside a register only", () => {
   throws(() => parseConfig(full.replace(/arbiter = .*/, fence), "x"), /found "fence" beside 2/);
 });
 
-Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alone", () => {
+Deno.test("parseConfig() takes a log's bounds, and on disk in log mode only", () => {
   const text = (lines: string) => SMALL.replace("[[service]]", `[[service]]\n${lines}`);
   const bounds = 'mode = "log"\nlog = { limit = "1MiB", full = "hold" }';
   deepStrictEqual(parseConfig(text(bounds), "x").services[0].log, {
@@ -366,9 +367,11 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alon
   });
   const refused: [string, RegExp][] = [
     ['mode = "log"\ncommit = "ack"\nlog = { store = "disk" }', /log\.store: .* commit = "ack", /],
-    ["log = {}", /log: found a table, allowed: only beside mode = "log"/],
-    ['mode = "log"\nlog_limit = "1MiB"', /log_limit: .* only beside mode = "hot"/],
-    ['mode = "log"\nrejoin_limit = "1MiB"', /rejoin_limit: .* only beside mode = "hot"/],
+    ['log = { store = "disk" }', /log\.store: found "disk" beside mode = "hot", allowed: "memory"/],
+    ['mode = "log"\nlog_limit = "1MiB"', /log_limit: .* only beside mode = "hot"; for "log" it is/],
+    ['mode = "log"\nrejoin_limit = "1MiB"', /rejoin_limit: .* only beside mode = "hot"; for "log"/],
+    ['log = {}\nlog_limit = "1MiB"', /log_limit: .* beside mode = "hot"; with a table log it is/],
+    ['log = {}\nrejoin_limit = "1MiB"', /rejoin_limit: .* beside mode = "hot"; with a table log/],
     ['hint = "http/1.1"\ndivergence = "ignore"', /hint: .* divergence = "ignore", /],
     ['hint = "http/1.1"\nrejoin_limit = "0B"', /hint: .* rejoin_limit = "0B", /],
     ['hint = "http/2"', /hint: found "http\/2", allowed: "none" or "http\/1.1"/],
@@ -376,6 +379,16 @@ Deno.test("parseConfig() takes a log's bounds in log mode only, and on disk alon
   for (const [lines, expected] of refused) match(problemsOf(text(lines)).join("\n"), expected);
   const disk = 'mode = "log"\nlog = { store = "disk" }';
   strictEqual(parseConfig(text(disk), "x").services[0].log.store, "disk");
+});
+
+Deno.test("parseConfig() lets a hot host keep whole logs, as one in log mode does", () => {
+  const read = (lines: string) =>
+    parseConfig(SMALL.replace("[[service]]", `[[service]]\n${lines}`), "x").services[0];
+  const kept = (lines: string) => [read(lines).keepsLogs, read(lines).log.limitBytes];
+  deepStrictEqual(kept(""), [false, 64 << 20]);
+  deepStrictEqual(kept("log = {}"), [true, 64 << 20]);
+  deepStrictEqual(kept('log = { limit = "1MiB" }'), [true, 1 << 20]);
+  deepStrictEqual(kept('mode = "log"'), [true, 64 << 20]);
 });
 
 Deno.test("parseConfig() takes logs on disk on two hosts beside an arbiter that is a register", () => {

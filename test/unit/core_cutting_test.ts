@@ -137,6 +137,47 @@ seededTest("a standby knows where a log was cut, and so does each that comes lat
 });
 
 seededTest(
+  "a warm standby's servers follow where logs are cut, and new ones begin there",
+  (random) => {
+    const cuts = new Cuts();
+    for (let round = 0; round < rounds(15); round++) {
+      const warm = Array.from({ length: 8 }, (_, index) => index === 1 || random.next() < 0.5);
+      const log = { holds: random.next() < 0.3, warm };
+      const options = { tellOctets: pick(random, PACES), mayReset: "late", log } as const;
+      const replicas = new Replicas({ ...httpOptions(random), ...options });
+      const all = talks(random, replicas, 4);
+      for (let deaths = 1 + random.integer(4); deaths > 0; deaths--) {
+        runFor(replicas, all, random.integer(400));
+        const { standby } = replicas;
+        const dies = standby!.isWarm && random.next() < 0.5;
+        if (dies) {
+          replicas.killServers(() => random.next() < 0.3, standby!);
+          runFor(replicas, all, random.integer(60));
+          if (random.next() < 0.7) replicas.startServers(standby!);
+          runFor(replicas, all, random.integer(100));
+        }
+        if (random.next() < 0.3) replicas.switchOver();
+        else {
+          cuts.note(replicas);
+          replicas.crash(random.integer(3));
+        }
+        for (let i = random.integer(30); i > 0; i--) replicas.step();
+        if (standby!.down || !standby!.isWarm) replicas.startServers();
+        if (replicas.standby === null) {
+          runFor(replicas, all, random.integer(20));
+          replicas.join();
+        }
+        replicas.run(() => replicas.isWhole);
+      }
+      finish(replicas, all);
+      cuts.note(replicas);
+      checkEmpty(replicas);
+    }
+    cuts.check();
+  },
+);
+
+seededTest(
   "what is on a disk of a log that was cut survives loss of power at any write",
   (random) => {
     const cuts = new Cuts();

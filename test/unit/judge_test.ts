@@ -226,3 +226,17 @@ Deno.test("a server that hangs by the word of its health command is handed over,
   const standby = new Judge("b");
   deepStrictEqual(words(standby.handleHang("x", STANDBY)), ["b app-hangs none"]);
 });
+
+Deno.test("a server that failed where whole logs are kept is left for one that is fed", () => {
+  const judge = new Judge("a");
+  const effects = judge.handleFailure("app-died", "nobody listens", READY);
+  deepStrictEqual(words(effects), ["a app-died hand-over", "handOver app-died"]);
+  strictEqual(seen(effects), "nobody listens");
+  deepStrictEqual(judge.handleHandOverFailed(1000).map(({ kind }) => kind), ["releaseEnds"]);
+});
+
+Deno.test("a standby whose server differs, and that keeps whole logs, goes on with the log", () => {
+  const judge = new Judge("a");
+  const effects = judge.handleFindings([found({ kind: "divergedFromLog" })], READY);
+  deepStrictEqual(words(effects), ["b diverged log"]);
+});

@@ -99,7 +99,7 @@ const FRAMES: Frame[] = [
     logLimit: 8 << 20,
     capacity: 65536,
     session: 0xfffffffe,
-    mode: "log",
+    keepsLogs: true,
   },
   { kind: "welcome", node: "a", epoch: 3, mtu: 9000, logLimit: 1 << 30, capacity: 4_000_000 },
   { kind: "data", epoch: 1, seq: 0xffffffff, committed: 0, bodyLength: 4 << 20, further: [] },
@@ -144,7 +144,6 @@ const FRAME_KINDS: Frame["kind"][] = [
 
 /** A field of a frame as an item. */
 function frameItem(field: string, value: unknown): number[] {
-  if (field === "mode") return uint(value === "log" ? 1 : 0);
   if (field === "names") {
     const names = value as { node: string; session: number }[];
     return array(names.map(({ node, session }) => array([text(node), uint(session)])));

@@ -15,8 +15,8 @@
  *
  *                                standby core ── the same bodies ──> next core ── app ──> Endpoint (server)
  *
- * In log mode a standby has no servers, `killServers()` and `startServers()` do what the loop's recoverer
- * does, and probes are answered here.
+ * In log mode a standby has no servers, unless its host is warm; `killServers()` and `startServers()` do what the
+ * loop's recoverer does, and probes are answered here.
  *
  * The servers' programs are functions of their input, as Holdfast asks of them, unless a test means
  * them not to be. `fate()` decides what becomes of each packet on the clients' wire, `isDropped()` of
@@ -67,6 +67,8 @@ export interface Host {
   lag: number;
   /** Its servers are dead. */
   down: boolean;
+  /** Log mode: its servers are fed while it stands by, too. */
+  isWarm: boolean;
   /** What its kernel has answered to probes. */
   answers: Uint8Array[];
 }
@@ -94,8 +96,8 @@ export interface ReplicasOptions {
   fate?: () => number[];
   /** First sequence number and timestamp of the next server's end. */
   number?: () => number;
-  /** Log mode. */
-  log?: { holds: boolean };
+  /** Log mode; `warm` says of the first, second ... host that is made whether it is warm, none if not given. */
+  log?: { holds: boolean; warm?: readonly boolean[] };
   /** Without a standby. */
   alone?: boolean;
   /** More than two replicas: a third one may follow the standby. */
@@ -139,6 +141,7 @@ export class Replicas {
   readonly #options: ReplicasOptions;
   readonly #family: 4 | 6;
   #made = 0;
+  #hosts = 0;
   #wire: { dueStep: number; packet: Uint8Array; to: "client" | "service" }[] = [];
   #step = 0;
 
@@ -242,11 +245,21 @@ export class Replicas {
 
   /** Clients' ports of the connections that are protected, as the primary sees it. */
   keptPorts(): number[] {
+    return this.#ports(() => true);
+  }
+
+  /** The same of those that the standby's servers follow, and could serve at once, where whole logs are kept. */
+  warmPorts(): number[] {
+    const { driver } = this.primary;
+    return this.#ports((index) => driver.field(index, "warm") === 1);
+  }
+
+  #ports(isMeant: (index: number) => boolean): number[] {
     const { driver } = this.primary;
     const ports = [];
     for (let i = 0; i < driver.core.wasm.highWater(); i++) {
       if (driver.core.wasm.recordAt(i) === 0 || driver.field(i, "reason") !== Reason.none) continue;
-      if ((driver.field(i, "flags") & RecordFlag.hot) !== 0) {
+      if ((driver.field(i, "flags") & RecordFlag.hot) !== 0 && isMeant(i)) {
         ports.push(driver.field(i, "ports") & 0xffff);
       }
     }
@@ -408,39 +421,37 @@ export class Replicas {
     this.#deliver(standby, standby.driver.takeOver("peer"));
     wasm.relay(0);
     // In log mode only the primary runs servers.
-    if (this.#options.log !== undefined) primary.servers.clear();
+    if (this.#options.log !== undefined && !primary.isWarm) primary.servers.clear();
   }
 
   /**
-   * Log mode: the primary's servers die. Their kernel ends the connections of some before the daemon
-   * knows.
+   * Log mode: a host's servers die. Their kernel ends the connections of some before the daemon knows.
    *
    * @param ends Says how: with FIN, or in silence.
+   * @param host Default the primary.
    */
-  killServers(ends: () => boolean = () => false): void {
-    const { primary } = this;
-    for (const server of primary.servers.values()) if (ends()) server.end();
-    primary.down = true;
+  killServers(ends: () => boolean = () => false, host: Host = this.primary): void {
+    for (const server of host.servers.values()) if (ends()) server.end();
+    host.down = true;
     this.step();
-    primary.servers.clear();
-    primary.answers = [];
-    const { wasm } = primary.driver.core;
+    host.servers.clear();
+    host.answers = [];
+    const { wasm } = host.driver.core;
     let more: boolean;
     do {
       wasm.begin(this.nowMs >>> 0);
       more = wasm.detach() !== 0;
-      this.#deliver(primary, primary.driver.outputs(wasm.settle()));
+      this.#deliver(host, host.driver.outputs(wasm.settle()));
     } while (more);
   }
 
-  /** Log mode: new servers are there. */
-  startServers(): void {
-    const { primary } = this;
-    primary.down = false;
-    const { wasm } = primary.driver.core;
+  /** Log mode: a host, the primary if not given, has new servers. */
+  startServers(host: Host = this.primary): void {
+    host.down = false;
+    const { wasm } = host.driver.core;
     wasm.begin(this.nowMs >>> 0);
     wasm.replay();
-    this.#deliver(primary, primary.driver.outputs(wasm.settle()));
+    this.#deliver(host, host.driver.outputs(wasm.settle()));
   }
 
   /** Numbers of all connections, for a failure's message. */
@@ -451,7 +462,18 @@ export class Replicas {
       const lines = [];
       for (let i = 0; i < driver.core.wasm.highWater(); i++) {
         if (driver.core.wasm.recordAt(i) === 0) continue;
-        const fields = ["phase", "leg", "reason", "flags", "rcvNxt", "legAck", "cliAck", "sndNxt"]
+        const fields = [
+          "phase",
+          "leg",
+          "reason",
+          "warm",
+          "cold",
+          "flags",
+          "rcvNxt",
+          "legAck",
+          "cliAck",
+          "sndNxt",
+        ]
           .map((field) => `${field}=${driver.field(i, field as "phase")}`);
         lines.push(`  ${i}: ${fields.join(" ")}`);
       }
@@ -478,10 +500,12 @@ export class Replicas {
       logLimit: this.#logLimit,
       chained: this.#options.chained,
     });
-    if (log !== undefined) driver.core.wasm.setLogMode(log.holds ? 1 : 0);
+    const isWarm = log?.warm?.[this.#hosts++] === true;
+    if (log !== undefined) driver.core.wasm.setLogMode(log.holds ? 1 : 0, isWarm ? 1 : 0);
+    if (isWarm) driver.core.wasm.replay();
     driver.core.wasm.setKeep(this.#options.keep ?? 0);
     driver.core.wasm.setHint(this.#options.hint === true ? 1 : 0);
-    const fresh = { applied: 0, kept: 0, lag: 0, down: false, isLed: false };
+    const fresh = { applied: 0, kept: 0, lag: 0, down: false, isLed: false, isWarm };
     const queues = { inbox: [], reports: [], answers: [] };
     return { driver, disk, servers: new Map(), keepers: new Keepers(), ...queues, ...fresh };
   }
@@ -614,7 +638,8 @@ export class Replicas {
       return undefined;
     }
     if (host.down || (known !== undefined && !known.isFollowedBy(packet))) return known;
-    if (this.#options.log !== undefined) strictEqual(host, this.primary, "a standby has a server");
+    const mayServe = this.#options.log === undefined || host.isWarm || host === this.primary;
+    ok(mayServe, "a standby has a server");
     const index = host === this.primary ? 0 : 1;
     const server = new Endpoint({
       local: this.#family === 4 ? SERVICE_V4 : SERVICE_V6,
