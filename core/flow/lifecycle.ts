@@ -212,7 +212,8 @@ export function ackSoon(c: Connection): void {
 /** Both directions are finished and acknowledged: the record only lingers from here on. */
 export function checkClosed(c: Connection): void {
   if (c.phase != Phase.Closing && c.phase != Phase.Open) return;
-  if (!has(c, Flag.ClientFin | Flag.ServerFin)) return;
+  // An end that is held was not said, though it may stand before what the client has.
+  if (!has(c, Flag.ClientFin | Flag.ServerFin) || has(c, Flag.FinHeld)) return;
   if (!after(c.ackShown, c.finSeq) || !after(c.cliAck, c.srvFin)) return;
   c.phase = Phase.Closed;
   dropLog(c);

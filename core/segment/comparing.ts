@@ -301,10 +301,24 @@ function giveUp(c: Connection, seq: u32): void {
 export function checkUnproven(c: Connection): void {
   if (!has(c, Flag.Unproven) || has(c, Flag.Diverged)) return;
   const told = comparisonOf(c).toldAt;
-  // In log mode the server may still have to be started, and all of it to be written.
-  const late = !has(c, Flag.Logged) && state().now - c.takenAtMs > PROVE_MS;
-  if (late || (has(c, Flag.ServerFin) && before(c.srvFin, told))) diverge(c, told);
+  // In log mode the server may still have to be started, and all of it to be written; and its end may be its death.
+  const late = state().now - c.takenAtMs > PROVE_MS;
+  const ended = has(c, Flag.ServerFin) && before(c.srvFin, told);
+  if (!has(c, Flag.Logged) && (late || ended)) diverge(c, told);
   else if (has(c, Flag.Unheard) && !has(c, Flag.Timer)) probeClient(c);
+}
+
+/** Log mode: our server has ended before it came to where the client is, or to what was told. */
+export function endsEarly(c: Connection): bool {
+  if (before(c.srvFin + 1, c.sndShown)) return true;
+  return has(c, Flag.Unproven) && before(c.srvFin, comparisonOf(c).toldAt);
+}
+
+/** The same of one that lives, so it has not written what the one before it had. */
+export function giveUpEnded(c: Connection): void {
+  c.flags &= ~(<u32> Flag.FinHeld);
+  if (before(c.srvFin + 1, c.sndShown)) failLeg(c, Reason.ReplayDiffers);
+  else diverge(c, comparisonOf(c).toldAt);
 }
 
 /** What may be sent to the client of all that is parked: its end. */

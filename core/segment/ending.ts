@@ -38,6 +38,7 @@ import { after, later } from "../wire/bytes";
 import { ACK, FIN, RST } from "../wire/packet";
 import { at, Connection, Flag, has, isAccepted, isTold, Phase, Reason } from "../flow/connection";
 import {
+  checkClosed,
   dropDisputed,
   dropLog,
   goAlone,
@@ -86,11 +87,15 @@ export function isFollowed(c: Connection): bool {
  */
 export function isFinDue(c: Connection): bool {
   if (!isFollowed(c) || c.reason == Reason.Pending || isAgreed(c)) return true;
-  if (!has(c, Flag.FinHeld)) {
-    c.flags |= Flag.FinHeld;
-    hold(c);
-  }
+  holdFin(c);
   return false;
+}
+
+/** Keeps our server's FIN from the client. */
+export function holdFin(c: Connection): void {
+  if (has(c, Flag.FinHeld)) return;
+  c.flags |= Flag.FinHeld;
+  hold(c);
 }
 
 /** Keeps our server's RST from the client. */
@@ -161,7 +166,7 @@ export function settleEnd(c: Connection): void {
   const alone = !isFollowed(c);
   if (has(c, Flag.FinHeld)) {
     if (alone || isAgreed(c)) sendFin(c);
-    else if (after(c.peerSnd, c.srvFin) && isSame(c, c.srvFin)) judge(c);
+    else if (!has(c, Flag.Logged) && after(c.peerSnd, c.srvFin) && isSame(c, c.srvFin)) judge(c);
   }
   if (!has(c, Flag.ResetHeld)) return;
   // Where both had ended their direction before, a FIN says nothing about what came later.
@@ -181,6 +186,11 @@ function judge(c: Connection): void {
 /** Tells the client of our server's FIN. */
 export function sendFin(c: Connection): void {
   c.flags &= ~(<u32> (Flag.FinHeld | Flag.Judged));
+  if (after(c.cliAck, c.srvFin)) {
+    // It was told before, and this one was our kernel's repetition, or another server's.
+    checkClosed(c);
+    return;
+  }
   const packet = makeOutput(c, c.srvFin, FIN);
   c.sndShown = later(c.sndShown, c.srvFin + 1);
   if (has(c, Flag.Hot)) markDirty(c);

@@ -48,7 +48,7 @@ import {
   startTimer,
   stopTimer,
 } from "../flow/lifecycle";
-import { comparedEnd, digestAhead, sameEnd, startOver } from "./comparing";
+import { comparedEnd, digestAhead, endsEarly, giveUpEnded, sameEnd, startOver } from "./comparing";
 import { settleLastPoint } from "./cutting";
 import { outputEnd, refuse, sendFin, sendReset } from "./ending";
 import { giveUpServer } from "./feeder";
@@ -113,6 +113,8 @@ export function leave(c: Connection): void {
     return;
   }
   stopTimer(c);
+  // Of a standby's server no client has heard.
+  if (isStandby) c.flags &= ~(<u32> Flag.ServerFin);
   arm(c);
   if (isStandby) {
     c.saidMost = comparedEnd(c);
@@ -267,6 +269,8 @@ export function confirmEnds(): void {
     if (c.phase == Phase.Free || c.phase == Phase.Closed) continue;
     if (has(c, Flag.Asked)) refuse(c);
     else if (has(c, Flag.ResetHeld)) sendReset(c);
-    else if (has(c, Flag.FinHeld)) sendFin(c);
+    else if (!has(c, Flag.FinHeld)) continue;
+    else if (endsEarly(c)) giveUpEnded(c);
+    else sendFin(c);
   }
 }

@@ -63,11 +63,12 @@ import {
   compareOutput,
   digestOutput,
   digestProven,
+  endsEarly,
   isDigested,
   isParking,
   startComparing,
 } from "./comparing";
-import { checkPeerEnd, holdReset, isFinDue, isFollowed } from "./ending";
+import { checkPeerEnd, holdFin, holdReset, isFinDue, isFollowed } from "./ending";
 import { giveUpServer, hasCaughtUp, noteServerTimestamp, onServerAck, owes } from "./feeder";
 import { takeAnswer } from "./probe";
 import { goAhead, isWaiting, placeOutput } from "./recovery";
@@ -394,8 +395,8 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     c.bytesOut += <u64> (end - c.sndNxt);
     c.sndNxt = end;
   }
-  if (fin && fed && has(c, Flag.Logged) && before(end, c.sndShown)) {
-    // It ends before the octet that the client has from the one before it.
+  if (fin && !primary && has(c, Flag.Logged) && before(end, c.sndShown)) {
+    // It ends before the octet that the client has from the primary's.
     giveUpServer(c, Reason.ReplayDiffers);
     return;
   }
@@ -406,7 +407,7 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     if (!primary) {
       markDirty(c);
       if (has(c, Flag.Logged)) markDisputed(c);
-    }
+    } else if (fed && has(c, Flag.Logged) && endsEarly(c)) holdFin(c);
   }
   if (fed) {
     // A probe or a repetition of what was acknowledged asks for an ACK.

@@ -55,11 +55,12 @@ import {
   adoptOutput,
   comparedEnd,
   digestParked,
+  endsEarly,
   provenEnd,
   resetClient,
   yieldOutput,
 } from "./comparing";
-import { isFinDue, isGone, refuse } from "./ending";
+import { holdFin, isFinDue, isGone, refuse } from "./ending";
 import { enterFed, owes, pump } from "./feeder";
 import { arm, leave, shownOctets } from "./recovery";
 import { endJoining, markJoining, startBringing, stopBringing } from "./telling";
@@ -130,6 +131,8 @@ export function promote(staying: Staying): u32 {
       if (c.leg >= Leg.SynAck) alignTimestamps(c);
     }
     if (has(c, Flag.Logged)) {
+      // It may have died, and we not know yet.
+      if (isAccepted(c) && has(c, Flag.ServerFin) && endsEarly(c)) holdFin(c);
       const over = has(c, Flag.ClientFin) && c.rcvNxt == c.finSeq + 1 && hasServersFin(c);
       // However long ago it ended: nobody was here to repeat the last ACK, which may have been lost.
       const ended = c.phase == Phase.Closed && staying == Staying.Store;
@@ -256,7 +259,8 @@ export function speak(): bool {
 /** True when the client has acknowledged a FIN: our server's, or one that only an earlier server has said. */
 export function hasServersFin(c: Connection): bool {
   if (has(c, Flag.EndHeard)) return true;
-  if (has(c, Flag.ServerFin)) return after(c.cliAck, c.srvFin);
+  // One that is held was not said, wherever it stands.
+  if (has(c, Flag.ServerFin) && !has(c, Flag.FinHeld)) return after(c.cliAck, c.srvFin);
   return has(c, Flag.PeerFin) && after(c.cliAck, c.peerSnd);
 }
 

@@ -346,6 +346,53 @@ seededTest(
 );
 
 seededTest(
+  "log mode: a new server that ends early has died, or costs the client its connection if it lives",
+  (random) => {
+    for (const dies of [true, false]) {
+      let life = 0;
+      const program = (server: Endpoint) => {
+        const own = life;
+        let room = own === 1 ? 5000 : Infinity;
+        server.onOctets = (octets) => {
+          if (room <= 0) return;
+          server.write(octets.subarray(0, room));
+          room -= octets.length;
+          // The second life ends in the midst of what the client has.
+          if (room <= 0) server.end();
+        };
+        server.onEnd = () => {
+          if (room > 0) server.end();
+        };
+      };
+      const log = { holds: false };
+      const replicas = new Replicas({ program, log, alone: true, mayReset: !dies });
+      const octets = randomOctets(random, 60_000);
+      const client = replicas.connect(10000, { scale: 0, window: 4000 });
+      client.write(octets);
+      client.end();
+      replicas.run(() => client.received.length > 30_000);
+      life = 1;
+      replicas.killServers();
+      replicas.startServers();
+      if (!dies) {
+        replicas.run(() => client.state === "reset");
+        continue;
+      }
+      const { driver, servers } = replicas.primary;
+      replicas.run(() => servers.has(10000));
+      // Nobody listens any more.
+      replicas.primary.down = true;
+      replicas.run(() => driver.counter("endsHeld") > 0);
+      life = 2;
+      replicas.killServers();
+      replicas.startServers();
+      replicas.run(() => client.ended && client.isDrained);
+      checkOctets(client.received, octets, "client");
+    }
+  },
+);
+
+seededTest(
   "log mode: a new server that writes other octets costs the client its connection",
   (random) => {
     for (let round = 0; round < rounds(10); round++) {
