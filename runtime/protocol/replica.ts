@@ -1280,7 +1280,9 @@ export class Replica {
     const isVoid = [...this.#known.values()].some(({ voided }) =>
       value.token === voided.token && value.epoch <= voided.epoch
     );
-    if (value.epoch === this.#epoch || isVoid || value.owner === this.#options.node) return [];
+    // Whom a claim of ours names, for a switch, is primary when its verdict is here.
+    const isOurs = value.owner === this.#options.node || value.token === this.#options.token;
+    if (value.epoch === this.#epoch || isVoid || isOurs) return [];
     this.#observed = Math.max(this.#observed, value.epoch);
     return this.#retire("the register names another primary", {
       owner: value.owner,

@@ -444,6 +444,8 @@ Deno.test("a primary alone looks into the register, and believes it", () => {
   };
   strictEqual(look({ epoch, owner: "a", token: "a0", follows: 0 }), "primary ");
   strictEqual(look({ epoch: epoch + 1, owner: "a", token: "a0", follows: epoch }), "primary ");
+  // Its own claim for a switch, whose verdict is on its way.
+  strictEqual(look({ epoch: epoch + 1, owner: "b", token: "a0", follows: epoch }), "primary ");
   strictEqual(look(undefined), "primary ");
   strictEqual(look(null), "primary arbitrate");
   strictEqual(
