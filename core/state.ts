@@ -135,9 +135,10 @@ export class State {
   /** Our server was found hanging, and since when; until it moves again. */
   hung: u32 = 0;
   hungAt: u32 = 0;
-  /** Primary: when either server was last seen to move on any connection. */
-  oursMovedAt: u32 = 0;
-  theirsMovedAt: u32 = 0;
+  /** Primary: since when the standby's server has written nothing, though ours has written more; else 0. */
+  theirsOweAt: u32 = 0;
+  /** When it went on after it had seemed to hang. */
+  theirsBackAt: u32 = 0;
   /** Address of this memory's first octet in the host process, for the output list. */
   base: u64 = 0;
   // Places in memory.

@@ -89,6 +89,13 @@ export const enum Reason {
   NotKept,
 }
 
+/** Where our server was found hanging (segment/lag.ts). */
+export const enum Stands {
+  Nowhere = 0,
+  Writing,
+  Reading,
+}
+
 export const enum Flag {
   SackOk = 1,
   TsOk = 2,
@@ -268,7 +275,7 @@ export class Connection {
   legMax: u32 = 0;
   /** About where the other replica's server has read to. */
   peerRead: u32 = 0;
-  /** sndNxt, legEdge and legAck at the last look. */
+  /** outputEnd(), legEdge and legAck at the last look. */
   scanSnd: u32 = 0;
   scanEdge: u32 = 0;
   scanAck: u32 = 0;
@@ -287,6 +294,10 @@ export class Connection {
   /** Where the other replica's server was when that began, in sequence numbers of each direction. */
   writeMark: u32 = 0;
   readMark: u32 = 0;
+  /** `Stands`: until it is known to live. */
+  stands: u32 = 0;
+  /** From when on it lives if it moves there, in milliseconds. */
+  provesAt: u32 = 0;
   // Statistics, 64 bit.
   bytesIn: u64 = 0;
   /** Octets (and FIN) that the present server has written: sndNxt = iss + 1 + bytesOut - bytesCut + ahead. */

@@ -44,7 +44,7 @@ import { noteMark, noteTold, startComparing, takeTold } from "./comparing";
 import { settlePoint, takeCut } from "./cutting";
 import { notePeerOutput, refuse } from "./ending";
 import { absorb, failLeg } from "./feeder";
-import { readUpTo } from "./lag";
+import { noteTheirMove, readUpTo } from "./lag";
 import { fromClient } from "./client";
 import { resetServer } from "./output";
 import { noteBrought } from "./telling";
@@ -417,9 +417,8 @@ function applyReport(c: Connection, record: usize, flags: u32): void {
   if (after(showable, c.ackShown) || widen) ackSoon(c);
   const x = comparisonOf(c);
   x.peerSame = later(x.peerSame, earlier(load<u32>(record, 20), c.sndNxt));
-  const read = load<u32>(record, 24);
-  if (read != c.peerRead || after(load<u32>(record, 16), c.peerSnd)) s.theirsMovedAt = s.now;
-  c.peerRead = read;
+  c.peerRead = load<u32>(record, 24);
+  if (after(load<u32>(record, 16), c.peerSnd)) noteTheirMove();
   if (has(c, Flag.Logged)) {
     // Whether ours lives is told by its process (recovery.ts).
     c.warm = (flags & 16) != 0 ? 1 : 0;

@@ -14,11 +14,14 @@
  *   ours RST          theirs FIN there, or RST           both meant it; after two FINs only RST counts
  *                     theirs FIN past it                 ours died, known at once as above
  *                     neither within fin_wait            ours died
- *   theirs ends       ours does not, or writes past it   theirs died: the connection is unprotected
+ *   theirs ends       ours writes past it                theirs died: the connection is unprotected
+ *                     ours does not within fin_wait      the same
+ *                     and two lag_time
  *   ours RST          theirs has not accepted in fin_wait  the client is told, unprotected
  *   ours ends, and the standby confirms no input     not judged: its word of its end may be as late
- *   ours refuses SYN  theirs accepts                     our listener died
- *                     theirs refuses too                 the client is told
+ *   one ends, and the other is not there yet         not judged: the client has yet to take what was said, or
+ *                                                    lag.ts finds that one hanging
+ *   ours ends, and theirs seems to hang              not judged before it goes on, and has had its time
  *
  * "Ours died" is a finding (judgement.ts); the caller then hands the service over, or, when nobody can
  * take it, calls `releaseEnds()`. A connection that nobody else follows ends as without us.
@@ -29,12 +32,13 @@
  * In log mode no other server can be asked. An end is held until the caller knows that our server lives
  * (recovery.ts); else another one is started in its place.
  *
- * Limits: `fin_wait` for each record, and two `lag_time` more while one of the servers seems to hang,
- * in a queue through the records; EXPIRED_MAX of them in one tick.
+ * Limits: `fin_wait` for each record, from when both have written the same on, and two `lag_time` more while a
+ * server may hang; twice as much in all where it goes on in the meantime. They wait in a queue through the records;
+ * EXPIRED_MAX of them are looked at in one tick.
  */
 import { BODY_SIZE, LINGER_MS } from "../limits";
 import { count, Counter, Role, state, unconfirmedMs } from "../state";
-import { after, later } from "../wire/bytes";
+import { after, before, later } from "../wire/bytes";
 import { ACK, FIN, RST } from "../wire/packet";
 import { at, Connection, Flag, has, isAccepted, isTold, Phase, Reason } from "../flow/connection";
 import {
@@ -52,7 +56,7 @@ import { Finding, noteFinding } from "../judgement";
 import { isSame } from "./comparing";
 import { CloseHow, FAIL_SIZE, writeClose } from "../records";
 import { failLeg } from "./feeder";
-import { isDoubtful } from "./lag";
+import { hadTime } from "./lag";
 import {
   complete,
   hasRoom,
@@ -120,6 +124,8 @@ function isAgreed(c: Connection): bool {
 /** The other replica's server has written up to `end`, and with `fin` says no more. */
 export function notePeerOutput(c: Connection, end: u32, fin: bool): void {
   const s = state();
+  const held = (c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0;
+  const wasBehind = held && isBehind(c, true);
   if (!has(c, Flag.PeerFin)) {
     c.peerSnd = later(c.peerSnd, end);
     if (fin) {
@@ -133,8 +139,10 @@ export function notePeerOutput(c: Connection, end: u32, fin: bool): void {
     return;
   }
   if (fin && !has(c, Flag.ServerFin)) markDisputed(c);
+  // Only now it can end where ours has.
+  if (wasBehind && !isBehind(c, true)) c.disputedAt = s.now;
   checkPeerEnd(c);
-  if (c.flags & (Flag.FinHeld | Flag.ResetHeld)) markPump(c);
+  if (held) markPump(c);
 }
 
 /** Our server goes on where the standby's has ended: that one died. */
@@ -218,33 +226,54 @@ export function refuse(c: Connection): void {
   release(c);
 }
 
-/** Ends that were alone for `fin_wait` are judged. */
+/** Ends that were alone for long enough are judged. */
 export function settleDisputes(): void {
   const s = state();
   // In log mode no time says whether our server lives: see recovery.ts.
   if (s.logMode) return;
+  const last = s.disputedTail;
   for (let i: u32 = 0; i < EXPIRED_MAX && s.disputedHead; i++) {
-    const c = at(s.disputedHead - 1);
+    const index = s.disputedHead;
+    const c = at(index - 1);
     const ended = (c.flags & (Flag.ServerFin | Flag.ResetHeld)) != 0;
     const held = (c.flags & (Flag.FinHeld | Flag.ResetHeld)) != 0 && !has(c, Flag.Judged);
     const theirs = has(c, Flag.Hot | Flag.PeerFin) && !ended;
     const open = s.role == Role.Primary && c.phase != Phase.Free && c.phase != Phase.Closed &&
       (held || theirs || has(c, Flag.Asked));
-    // Of two servers that differ, one that moves nowhere hangs: lag.ts will find out.
-    const pending = c.reason == Reason.Pending;
-    const doubt = !pending && (held || theirs) && isDoubtful(c.disputedAt, !held);
-    const waitMs = doubt ? s.finWaitMs + 2 * s.lagMs : s.finWaitMs;
-    if (open && s.now - c.disputedAt < waitMs) return;
+    if (open && s.now - c.disputedAt < s.finWaitMs) return;
     // The standby's server may have ended long ago, and its word not be here yet.
+    const pending = c.reason == Reason.Pending;
     if (open && held && !pending && unconfirmedMs() > s.finWaitMs >>> 2) return;
     dropDisputed();
-    if (!open) continue;
-    if (has(c, Flag.Asked)) refuse(c);
-    // A server that has not even accepted by now is no witness against ours.
-    else if (held && pending) abandon(c, Reason.StandbySilent);
-    else if (held) judge(c);
+    if (open) settleDispute(c, held, theirs);
+    if (index == last) return;
+  }
+}
+
+/** An end that was alone for `fin_wait`, or a SYN that was not answered for so long. */
+function settleDispute(c: Connection, held: bool, theirs: bool): void {
+  const s = state();
+  const pending = c.reason == Reason.Pending;
+  // A server that has not even accepted by now is no witness against ours.
+  if (has(c, Flag.Asked)) refuse(c);
+  else if (held && pending) abandon(c, Reason.StandbySilent);
+  else if (isBehind(c, held)) markDisputed(c);
+  else {
+    const sinceMs = c.disputedAt;
+    // Clients miss nothing while ours is waited for, and if it hangs it is found in that time.
+    const isOver = held ? hadTime(sinceMs) : s.now - sinceMs >= s.finWaitMs + 2 * s.lagMs;
+    if (!isOver) {
+      markDisputed(c);
+      c.disputedAt = sinceMs;
+    } else if (held) judge(c);
     else losePeer(c);
   }
+}
+
+/** True when the server that has not ended is yet to write what comes before the other's end. */
+function isBehind(c: Connection, held: bool): bool {
+  const end = outputEnd(c);
+  return held ? before(c.peerSnd, end) : before(end, c.peerSnd);
 }
 
 /** Nobody takes the service over: clients are told what was kept from them. */

@@ -28,7 +28,18 @@
  *                  is alive, and the leg is reset.
  *
  * Once our server was found hanging, its other connections need to be behind for LAG_AGAIN_MS only.
- * It lives again when it moves where it stood still, or writes on a connection that began later.
+ * It lives again when it moves where it stood still, on either side of a hand-over, or writes on a connection
+ * that began later. Where it was given up after less than `lag_time`, its kernel may have had something left
+ * to say, which it says within that time, as nothing is acknowledged to it any more: until then what is
+ * written proves nothing.
+ *
+ * An end that our server has said alone (ending.ts) says nothing while the standby's seems to hang: it writes
+ * nothing anywhere, and ours has written more somewhere. When it goes on, it has its time to follow from then on.
+ * What a kernel reads is no sign of life, as it does so for a server that hangs, too:
+ *
+ *   ours       writes   writes   FIN
+ *   theirs     writes   |------- stands -------| writes ...
+ *                                '--- doubt ---'-- fin_wait --> judged
  *
  * A standby that came later is played what was said before (telling.ts): it may be far behind, but a
  * server that writes and reads nothing for PROVE_MS, or falls back by more than BEHIND_MAX, is given up there.
@@ -37,14 +48,17 @@
  */
 import { BEHIND_MAX, LAG_AGAIN_MS, LAG_SCAN_MAX, LAG_SCAN_MS, PROVE_MS } from "../limits";
 import { Role, state } from "../state";
-import { after, later } from "../wire/bytes";
-import { at, Connection, Flag, has, Leg, Phase, Reason } from "../flow/connection";
+import { after, before, later } from "../wire/bytes";
+import { at, Connection, Flag, has, Leg, Phase, Reason, Stands } from "../flow/connection";
 import { dropOctets, markDirty, stopTimer, unprotect } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
 import { writeHang } from "../records";
-import { isFollowed } from "./ending";
+import { isFollowed, outputEnd } from "./ending";
 import { failLeg } from "./feeder";
 import { holdFree, isTooSmall, resetServer } from "./output";
+
+/** A server that writes nothing for so long, where the other one has, may hang; milliseconds. */
+const DOUBT_MS: u32 = 2 * LAG_SCAN_MS;
 
 /** About where our server has read the client's stream to. */
 export function readUpTo(c: Connection): u32 {
@@ -73,26 +87,28 @@ export function scanLag(passedMs: u32): void {
 function look(c: Connection): void {
   const s = state();
   if (c.phase == Phase.Free) return;
+  if (!s.hung) c.stands = Stands.Nowhere;
   // Its kernel can have had nothing to say before the program had.
   if (s.hung && after(c.openedAt, s.hungAt) && after(c.sndNxt, c.iss + 1)) noteLife();
   const primary = s.role == Role.Primary;
   if (c.phase < Phase.Open || c.phase == Phase.Closed || c.leg != Leg.Open) return;
   if (primary && !isFollowed(c)) return;
-  const wrote = c.sndNxt != c.scanSnd;
+  // A FIN may be its kernel's.
+  const end = outputEnd(c);
+  const wrote = end != c.scanSnd;
   const read = c.legEdge != c.scanEdge;
   if (c.reason == Reason.Joining) {
-    c.scanSnd = c.sndNxt;
+    c.scanSnd = end;
     c.scanEdge = c.legEdge;
     lookAtJoining(c, wrote || read);
     return;
   }
   if ((wrote && c.writeMs && primary) || (read && c.readMs)) noteLife();
-  if (wrote || read) {
-    s.oursMovedAt = s.now;
-    markDirty(c);
-  }
+  if (isProof(c, wrote, read)) noteLife();
+  if (primary && !s.theirsOweAt && after(end, c.peerSnd)) s.theirsOweAt = s.now;
+  if (wrote || read) markDirty(c);
   const owed = isStarved(c) ? 0 : unwritten(c, primary);
-  c.scanSnd = c.sndNxt;
+  c.scanSnd = end;
   c.scanEdge = c.legEdge;
   c.scanAck = c.legAck;
   c.writeMs = stood(c.writeMs, owed, wrote && !after(c.writeMark, c.sndNxt), wrote);
@@ -105,16 +121,33 @@ function look(c: Connection): void {
   if (c.writeMs >= limit || c.readMs >= limit) judge(c, primary);
 }
 
-/**
- * True when one server seems to hang, so that the other's end of a connection since `sinceMs` says
- * nothing yet; `ours` for ours.
- */
-export function isDoubtful(sinceMs: u32, ours: bool): bool {
+/** What our server has written or read since the last look shows that it goes on where it was found hanging. */
+function isProof(c: Connection, wrote: bool, read: bool): bool {
+  if (c.stands == Stands.Nowhere || before(state().now, c.provesAt)) return false;
+  return c.stands == Stands.Writing ? wrote : read;
+}
+
+/** Primary: the standby's server writes. */
+export function noteTheirMove(): void {
   const s = state();
-  const from = sinceMs + 2 * LAG_SCAN_MS;
-  const stands = ours ? s.oursMovedAt : s.theirsMovedAt;
-  const moves = ours ? s.theirsMovedAt : s.oursMovedAt;
-  return after(moves, from) && !after(stands, from);
+  if (isTheirsStill()) s.theirsBackAt = s.now;
+  s.theirsOweAt = 0;
+}
+
+/** Theirs has written nothing for so long, though ours has written more, that it may hang. */
+function isTheirsStill(): bool {
+  const s = state();
+  return s.theirsOweAt != 0 && s.now - s.theirsOweAt > DOUBT_MS;
+}
+
+/** Primary: true when the standby's server has had its time to end a connection that ours has ended at `sinceMs`. */
+export function hadTime(sinceMs: u32): bool {
+  const s = state();
+  const waitedMs = s.now - sinceMs;
+  // One that hangs is found out.
+  if (isTheirsStill()) return waitedMs >= s.finWaitMs + 2 * s.lagMs;
+  const isBack = s.now - s.theirsBackAt >= s.finWaitMs;
+  return (isBack && waitedMs >= s.finWaitMs) || waitedMs >= 2 * (s.finWaitMs + s.lagMs);
 }
 
 /** Standby: one that is played a long past is behind, but has to go on and must not fall back for good. */
@@ -173,15 +206,16 @@ function judge(c: Connection, primary: bool): void {
     theirs,
     s.now - stoodMs,
   );
+  if (c.stands == Stands.Nowhere) {
+    c.stands = writes ? Stands.Writing : Stands.Reading;
+    c.provesAt = s.now + (writes && stoodMs < s.lagMs ? s.lagMs - stoodMs : 0);
+  }
   if (primary) {
     // Found again, should nobody take the service now.
     c.writeMs = 0;
     c.readMs = 0;
     return;
   }
-  // What proves that it lives: after a short wait octets may be its kernel's still.
-  if (writes) c.readMs = 0;
-  if (!writes || stoodMs < s.lagMs) c.writeMs = 0;
   writeHang(c, ours, stoodMs, !writes);
   c.leg = Leg.Hung;
   stopTimer(c);
@@ -191,9 +225,8 @@ function judge(c: Connection, primary: bool): void {
 
 /** A hung server's kernel speaks: is it the program that goes on? If so, its connection here is over. */
 export function wake(c: Connection, end: u32, ack: u32, edge: u32, ended: bool): void {
-  if (ended || (c.writeMs && after(end, c.sndNxt)) || (c.readMs && after(edge, c.legEdge))) {
-    noteLife();
-  }
+  if (ended || isProof(c, after(end, c.sndNxt), after(edge, c.legEdge))) noteLife();
+  c.sndNxt = later(c.sndNxt, end);
   if (state().hung) return;
   c.legAck = ack;
   resetServer(c);

@@ -104,6 +104,8 @@ export function promote(staying: Staying): u32 {
     s.inputSeq = s.committedSeq;
     s.openSeq = s.committedSeq;
   }
+  // Nothing is known of its server yet.
+  s.theirsOweAt = 0;
   // In log mode the server is still to be started, unless it was fed already.
   if (s.logMode && !s.warm) s.feeding = 0;
   let taken: u32 = 0;
@@ -434,6 +436,7 @@ export function standbyJoined(peerLogLimit: u32): void {
     s.openSeq = s.committedSeq;
   }
   s.standbyReady = 1;
+  s.theirsOweAt = 0;
   startBringing();
 }
 

@@ -15,7 +15,7 @@
 
 import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
-import { netTest, sleep, until } from "./conditions.ts";
+import { netTest, repetitions, sleep, until } from "./conditions.ts";
 import { downloadThroughCrashes } from "./download.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
@@ -182,6 +182,53 @@ netTest("SIGKILL of the standby's server is not noticed", [], async (context) =>
  * the dead one had seen.
  */
 const WITHOUT_MEMORY = MIX.filter((kind) => kind !== "server-fin");
+
+netTest(
+  "SIGKILL of a spawned standby's server is not noticed, at whatever moment",
+  [],
+  async (context) => {
+    await withSite(context, { run: mixedServer() }, async (site) => {
+      await site.waitProtected();
+      const primary = await site.primary();
+      const standby = site.other(primary);
+      const rounds = repetitions(60);
+      for (let round = 0; round < rounds; round++) {
+        const momentMs = context.random.between(100, 2000);
+        const [capture, workload] = await Promise.all([
+          site.startCapture(),
+          site.startWorkload({
+            ...WORKLOAD,
+            mix: [...WITHOUT_MEMORY, "bulk"],
+            durationMs: momentMs + 1500,
+            momentMs,
+            silentMs: momentMs + 500,
+            stallMs: 500,
+            bulkOctets: 16 << 20,
+            seed: context.random.seed(),
+          }),
+        ]);
+        await workload.go();
+        await sleep(momentMs);
+        const { pid } = (await site.service(standby)).app;
+        const faultMs = await site.signalServer(standby, "SIGKILL");
+        await workload.mustSucceed(60_000);
+        const dropped = await capture.stop();
+        const trace = traceTcp(capture.path, site.address);
+        trace.connections = trace.connections.filter(({ clientSyns }) => clientSyns > 0);
+        assertUnbroken(trace, { connections: WORKLOAD.connections, faultMs, dropped });
+        await Deno.remove(capture.path);
+        await until(async () => {
+          const { state, pid: next } = (await site.service(standby)).app;
+          return state === "running" && next !== pid;
+        }, { what: "its server to run again", timeoutMs: 5000 });
+        await site.waitProtected();
+        assert.equal(await site.primary(), primary);
+        const said = await verdicts(site, primary);
+        assert.ok(said.every((verdict) => verdict === `${standby} app-died`), said.join());
+      }
+    });
+  },
+);
 
 for (const signal of ["SIGABRT", "SIGKILL"] as const) {
   netTest(

@@ -10,13 +10,16 @@
  *                      what was judged, of which node, and on what
  *   standby's server   its connections are given up and say so, the primary stays; when it goes on,
  *                      or is another one, new connections are protected as before
+ *   it goes on         at whatever moment, and with no new connection, the one that was left is a standby again
+ *   ends               short connections end while either stands still, for longer than `fin_wait`: they notice
+ *                      nothing, and no server is taken for dead
  *   neither            both pause for longer than `lag_time`, clients do not read or say nothing, and
  *                      servers stand still for less: nobody is judged
  */
 
 import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
-import { netTest, sleep, until } from "./conditions.ts";
+import { netTest, repetitions, sleep, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { assertUnbroken } from "./verdict.ts";
 import { type Kind, MIX } from "./workload.ts";
@@ -181,5 +184,80 @@ netTest("clients and servers that take their time are not judged", [], async (co
       assert.deepEqual((await site.service(host)).warnings, []);
     }
     assert.equal((await site.service(primary)).protected, true);
+  });
+});
+
+netTest("a primary's server that was left and goes on is a standby again", [], async (context) => {
+  // Each exchange says more to it.
+  const service = { ...SERVICE, rejoin_limit: "64MiB" };
+  await withSite(context, { service }, async (site) => {
+    await startServers(site);
+    await site.waitProtected();
+    const open = await site.startHeldConnection();
+    await open.exchange();
+    const rounds = repetitions(40);
+    for (let round = 0; round < rounds; round++) {
+      const primary = await site.primary();
+      const survivor = site.other(primary);
+      await site.signalServer(primary, "SIGSTOP");
+      const exchange = open.exchange();
+      await until(async () => (await site.service(survivor)).role === "primary", {
+        what: "the standby to be primary",
+        timeoutMs: 10_000,
+      });
+      const pauseMs = context.random.between(0, 2 * LAG_MS);
+      await sleep(pauseMs);
+      await site.signalServer(primary, "SIGCONT");
+      await exchange;
+      await until(
+        async () => {
+          const [{ protection }] = await site.connections(survivor);
+          return protection === "hot" && (await site.service(survivor)).protected;
+        },
+        { what: `protection, ${pauseMs.toFixed(0)} ms after the hand-over`, timeoutMs: 10_000 },
+      );
+      assert.equal((await site.service(survivor)).lastTakeover?.reason, "app-hangs");
+    }
+    await site.crash(await site.primary());
+    await open.exchange();
+    await open.close();
+  });
+});
+
+/** Short connections of a round. */
+const SHORT_CONNECTIONS = 1500;
+const FIN_WAIT_MS = 700;
+
+netTest("short connections do not notice a server that stands still", [], async (context) => {
+  const service = { ...SERVICE, fin_wait: `${FIN_WAIT_MS}ms` };
+  await withSite(context, { service }, async (site) => {
+    site.setClientSysctl("net.ipv4.tcp_tw_reuse", 1);
+    await startServers(site);
+    const churner = new URL("./churner.ts", import.meta.url).pathname;
+    const args = ["run", "-A", churner, site.address, "80", String(SHORT_CONNECTIONS)];
+    const rounds = repetitions(60);
+    for (let round = 0; round < rounds; round++) {
+      await site.waitProtected();
+      const capture = await site.startCapture();
+      const primary = await site.primary();
+      const victim = context.random.next() < 0.5 ? primary : site.other(primary);
+      const client = site.startInClient(Deno.execPath(), args);
+      await sleep(context.random.between(300, 1000));
+      const stoppedMs = context.random.between(0.5 * FIN_WAIT_MS, 1.5 * LAG_MS);
+      const faultMs = await site.signalServer(victim, "SIGSTOP");
+      await sleep(stoppedMs);
+      await site.signalServer(victim, "SIGCONT");
+      await client.mustSucceed(60_000);
+      const dropped = await capture.stop();
+      const trace = traceTcp(capture.path, site.address);
+      trace.connections = trace.connections.filter(({ clientSyns }) => clientSyns > 0);
+      assertUnbroken(trace, { faultMs, dropped, hasLongSilence: true });
+      await Deno.remove(capture.path);
+      for (const host of ["a", "b"] as const) {
+        const said = await verdicts(site, host);
+        const wrong = said.filter(({ judgement }) => judgement !== "app-hangs");
+        assert.deepEqual(wrong, [], `${victim} stopped for ${stoppedMs.toFixed(0)} ms`);
+      }
+    }
   });
 });

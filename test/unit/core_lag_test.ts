@@ -8,8 +8,12 @@
  *   one side stops     that server is found hanging, on the side it stands at, no sooner than
  *                      `lag_time`; the clients' streams go on and end whole; when it runs again it is
  *                      known to live, and new connections are protected
+ *   it goes on         a server that was left, or given up, is known to live by what it says, with no new
+ *                      connection, but not by what its kernel had left to say
  *   anything else      both stop, either stops for less, a client reads nothing or says nothing:
  *                      nobody is found
+ *   ends               of a connection that one server has ended, the other that stopped before its close(),
+ *                      or is behind, has its time: nobody is found
  */
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import type { Random } from "../net/random.ts";
@@ -21,17 +25,25 @@ import { pick, rounds, seededTest } from "./seeded.ts";
 
 const LAG_MS = 500;
 const LAG_BYTES = 1 << 20;
+const FIN_WAIT_MS = 600;
+/** `lag_time` where servers stop for longer than FIN_WAIT_MS, and must not be found hanging; milliseconds. */
+const LONG_LAG_MS = 2500;
+const ENDINGS = { lagMs: LONG_LAG_MS, finWaitMs: FIN_WAIT_MS };
 /** Octets an App's kernel holds for it. */
 const BUFFER = 65535;
 /** Octets an App writes at a time, and at most reads. */
 const PIECE = 3000;
 
 const KINDS = ["download", "upload", "echo"] as const;
+/** A client's port whose server is an echo; so is every third one. */
+const ECHO_PORT = 40_001;
 type Kind = typeof KINDS[number];
 
 /** The program behind one server's end. */
 class App {
   stopped = false;
+  /** It has yet to come to its close(). */
+  keepsOpen = false;
   readonly server: Endpoint;
   readonly #kind: Kind;
   #unread: number[] = [];
@@ -64,11 +76,18 @@ class App {
     const piece = Math.min(PIECE, this.#toWrite);
     if (piece > 0) this.server.write(new Uint8Array(piece).fill(7));
     this.#toWrite -= piece;
-    if (this.#ended && this.#unread.length === 0 && this.#toWrite === 0) {
+    if (this.#ended && !this.keepsOpen && this.#unread.length === 0 && this.#toWrite === 0) {
       this.#ended = false;
       this.server.end();
     }
   }
+}
+
+interface WorldOptions {
+  /** What becomes of a packet on the clients' wire; see replicas.ts. */
+  fate?: () => number[];
+  lagMs?: number;
+  finWaitMs?: number;
 }
 
 /** Two hosts, their programs, and what their cores have found. */
@@ -77,18 +96,20 @@ class World {
   readonly #apps = new Map<Endpoint, App>();
   readonly found: { side: "primary" | "standby"; finding: Omit<CoreFinding, "clientPort"> }[] = [];
 
-  constructor() {
+  constructor({ fate, lagMs = LAG_MS, finWaitMs }: WorldOptions = {}) {
     this.replicas = new Replicas({
+      fate,
       program: (server, port) => this.#apps.set(server, new App(server, KINDS[port % 3])),
     });
-    this.lag();
+    for (const host of [this.replicas.primary, this.replicas.standby]) {
+      host?.driver.core.wasm.setLag(LAG_BYTES, lagMs);
+      if (finWaitMs !== undefined) host?.driver.core.wasm.setJudgement(finWaitMs);
+    }
   }
 
-  /** Sets what `lag_time` says on both. */
-  lag(): void {
-    for (const host of [this.replicas.primary, this.replicas.standby]) {
-      host?.driver.core.wasm.setLag(LAG_BYTES, LAG_MS);
-    }
+  /** The program that serves a client's port. */
+  app(host: Host, port: number): App {
+    return this.#apps.get(host.servers.get(port)!)!;
   }
 
   apps(host: Host): App[] {
@@ -108,6 +129,15 @@ class World {
       if (host !== null) {
         this.found.push(...host.driver.takeFindings().map((f) => ({ side, finding: f })));
       }
+    }
+  }
+
+  /** Lets time pass; a client, if any, says a little every 20 ms. */
+  pass(ms: number, chatty: Endpoint | null = null): void {
+    const untilMs = this.replicas.nowMs + ms;
+    for (let i = 0; this.replicas.nowMs < untilMs; i++) {
+      if (i % 20 === 0) chatty?.write(new Uint8Array(10));
+      this.step();
     }
   }
 
@@ -196,6 +226,128 @@ seededTest("a primary's server that stops is found there, and left", (random) =>
     strictEqual(old.driver.core.wasm.hangs(), 1, "nothing shows that it lives");
     ok(world.found.every(({ finding: { kind } }) => !/Ended|Refuses/.test(kind)));
   }
+});
+
+seededTest("a primary's server that was left goes on, and is known to live by that alone", (random) => {
+  for (let round = 0; round < rounds(20); round++) {
+    const world = new World();
+    const { replicas } = world;
+    const all = inTheMidst(world, random);
+    const old = replicas.primary;
+    for (const app of world.apps(old)) app.stopped = true;
+    world.until(() => world.found.length > 0, "a finding");
+    // Its connections are given up LAG_AGAIN_MS after the hand-over: it goes on before that, or later.
+    const beforeMs = random.integer(100);
+    const afterMs = random.integer(2 * LAG_MS);
+    world.pass(beforeMs);
+    replicas.switchOver();
+    world.pass(afterMs);
+    for (const app of world.apps(old)) app.stopped = false;
+    world.until(() => old.driver.core.wasm.hangs() === 0, `life ${afterMs} ms later`, 2000);
+    finish(world, all);
+    strictEqual(old.driver.core.wasm.hangs(), 0);
+  }
+});
+
+Deno.test("what a kernel had left to say when its server was given up is no sign of life", () => {
+  const world = new World();
+  const { replicas } = world;
+  const [first, second] = [ECHO_PORT, ECHO_PORT + 3].map((port) => replicas.connect(port));
+  const standby = replicas.standby!;
+  const { wasm } = standby.driver.core;
+  world.until(() => standby.servers.size === 2 && second.state === "open", "handshakes");
+  for (const app of world.apps(standby)) app.stopped = true;
+  first.write(new Uint8Array(10));
+  world.until(() => wasm.hangs() === 1, "the hang to be found");
+  const firstMs = replicas.nowMs;
+  second.write(new Uint8Array(10));
+  world.until(() => standby.driver.field(1, "leg") === Leg.hung, "the other one to be given up");
+  ok(replicas.nowMs - firstMs < LAG_MS, "sooner than the first");
+  const server = standby.servers.get(ECHO_PORT + 3)!;
+  server.write(new Uint8Array(5));
+  world.pass(20);
+  strictEqual(wasm.hangs(), 1);
+  world.pass(LAG_MS);
+  strictEqual(wasm.hangs(), 1);
+  server.write(new Uint8Array(5));
+  world.pass(20);
+  strictEqual(wasm.hangs(), 0);
+});
+
+for (const struck of ["primary", "standby"] as const) {
+  const name = `a ${struck}'s server that stopped before its close() has its time when it goes on`;
+  seededTest(name, (random) => {
+    for (let round = 0; round < rounds(10); round++) {
+      const world = new World({ ...ENDINGS });
+      const { replicas } = world;
+      const host = replicas[struck]!;
+      const ending = replicas.connect(ECHO_PORT);
+      // A standby that is silent while ours is may as well be idle.
+      const other = replicas.connect(ECHO_PORT + 3);
+      const isChatty = struck === "standby" || random.next() < 0.5;
+      ending.write(new Uint8Array(100));
+      world.until(() => ending.received.length === 100, "an answer");
+      world.app(host, ECHO_PORT).keepsOpen = true;
+      ending.end();
+      world.pass(random.integer(10));
+      for (const app of world.apps(host)) app.stopped = true;
+      const stoppedMs = FIN_WAIT_MS + 150 + random.integer(LONG_LAG_MS - FIN_WAIT_MS - 300);
+      world.pass(stoppedMs, isChatty ? other : null);
+      for (const app of world.apps(host)) app.stopped = false;
+      world.pass(100 + random.integer(FIN_WAIT_MS - 200), other);
+      deepStrictEqual(world.found, [], `${stoppedMs} ms, ${isChatty}`);
+      world.app(host, ECHO_PORT).keepsOpen = false;
+      world.until(() => ending.ended, "the answer's end", 2000);
+      deepStrictEqual(world.found, []);
+    }
+  });
+}
+
+for (const struck of ["primary", "standby"] as const) {
+  Deno.test(`a ${struck}'s server that is behind the other's end has its time to come there`, () => {
+    const world = new World({ ...ENDINGS });
+    const { replicas } = world;
+    const host = replicas[struck]!;
+    const [ending, other] = [ECHO_PORT, ECHO_PORT + 3].map((port) => replicas.connect(port));
+    world.until(() => replicas.standby!.servers.size === 2 && other.state === "open", "handshakes");
+    world.app(host, ECHO_PORT).stopped = true;
+    ending.write(new Uint8Array(100));
+    ending.end();
+    world.pass(3 * FIN_WAIT_MS, other);
+    deepStrictEqual(world.found, []);
+    strictEqual(ending.ended, false);
+    world.app(host, ECHO_PORT).stopped = false;
+    world.until(() => ending.ended, "the answer's end", 2000);
+    strictEqual(ending.received.length, 100);
+    world.pass(3 * FIN_WAIT_MS, other);
+    deepStrictEqual(world.found, []);
+  });
+}
+
+Deno.test("no server is blamed for an end that its client has not come to", () => {
+  let isCut = false;
+  const world = new World({ ...ENDINGS, fate: () => isCut ? [] : [0] });
+  const { replicas } = world;
+  const ending = replicas.connect(ECHO_PORT);
+  ending.write(new Uint8Array(100));
+  world.until(() => ending.received.length === 100, "an answer");
+  const standby = replicas.standby!;
+  world.app(standby, ECHO_PORT).stopped = true;
+  ending.write(new Uint8Array(100));
+  ending.end();
+  world.pass(1);
+  isCut = true;
+  world.pass(2 * FIN_WAIT_MS + 4 * LONG_LAG_MS);
+  deepStrictEqual(world.found, []);
+  isCut = false;
+  world.app(standby, ECHO_PORT).stopped = false;
+  replicas.run(() => {
+    for (const host of [replicas.primary, standby]) { for (const app of world.apps(host)) app.run(); }
+    return ending.ended;
+  });
+  strictEqual(ending.received.length, 200);
+  deepStrictEqual(standby.driver.takeFindings(), []);
+  deepStrictEqual(replicas.primary.driver.takeFindings(), []);
 });
 
 seededTest("a standby's server that stops is given up until it runs again", (random) => {
