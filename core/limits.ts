@@ -109,6 +109,8 @@ export const LAG_SCAN_MS: u32 = 100;
 export const LAG_SCAN_MAX: u32 = 2048;
 /** A server that hangs already is given up on other connections after this time, in milliseconds. */
 export const LAG_AGAIN_MS: u32 = 200;
+/** Octets that a kernel may send or take for a server that hangs: most of tcp_rmem and tcp_wmem in tcp(7). */
+export const BUFFERED_MAX: u32 = 6 << 20;
 /** How long a server may stand still while the other goes on, unless the caller says otherwise. */
 export const LAG_MS: u32 = 2000;
 /** How far behind it may be for that time though it moves, in octets, unless the caller says so. */

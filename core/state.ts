@@ -135,6 +135,8 @@ export class State {
   /** Our server was found hanging, and since when; until it moves again. */
   hung: u32 = 0;
   hungAt: u32 = 0;
+  /** Primary: when our server was last seen to move on a connection that nobody follows. */
+  aloneMovedAt: u32 = 0;
   /** Primary: since when the standby's server has written nothing, though ours has written more; else 0. */
   theirsOweAt: u32 = 0;
   /** When it went on after it had seemed to hang. */

@@ -275,7 +275,7 @@ export class Connection {
   legMax: u32 = 0;
   /** About where the other replica's server has read to. */
   peerRead: u32 = 0;
-  /** outputEnd(), legEdge and legAck at the last look. */
+  /** outputEnd(), legEdge and legAck at the last look; cliAck instead of the last where nobody follows. */
   scanSnd: u32 = 0;
   scanEdge: u32 = 0;
   scanAck: u32 = 0;
@@ -291,7 +291,10 @@ export class Connection {
   /** How long our server has stood still in each direction, in milliseconds. */
   writeMs: u32 = 0;
   readMs: u32 = 0;
-  /** Where the other replica's server was when that began, in sequence numbers of each direction. */
+  /**
+   * Where the other replica's server was when that began, in sequence numbers of each direction; where nobody
+   * follows, where ours was when it was last seen to move.
+   */
   writeMark: u32 = 0;
   readMark: u32 = 0;
   /** `Stands`: until it is known to live. */

@@ -27,6 +27,10 @@
  *                  on unprotected. The leg stays as it is (`Leg.Hung`): when that server moves again, it
  *                  is alive, and the leg is reset.
  *
+ * A single thread that serves many may leave one of them for long, and works. Nothing is found on a primary while its
+ * server writes or reads on a connection that nobody follows, which a hand-over would end. Octets that its kernel
+ * may have held, or taken, without it do not count.
+ *
  * Once our server was found hanging, its other connections need to be behind for LAG_AGAIN_MS only.
  * It lives again when it moves where it stood still, on either side of a hand-over, or writes on a connection
  * that began later. Where it was given up after less than `lag_time`, its kernel may have had something left
@@ -46,7 +50,14 @@
  *
  * Limits: LAG_SCAN_MAX records in one tick; a scan of more takes more ticks.
  */
-import { BEHIND_MAX, LAG_AGAIN_MS, LAG_SCAN_MAX, LAG_SCAN_MS, PROVE_MS } from "../limits";
+import {
+  BEHIND_MAX,
+  BUFFERED_MAX,
+  LAG_AGAIN_MS,
+  LAG_SCAN_MAX,
+  LAG_SCAN_MS,
+  PROVE_MS,
+} from "../limits";
 import { Role, state } from "../state";
 import { after, before, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason, Stands } from "../flow/connection";
@@ -92,7 +103,10 @@ function look(c: Connection): void {
   if (s.hung && after(c.openedAt, s.hungAt) && after(c.sndNxt, c.iss + 1)) noteLife();
   const primary = s.role == Role.Primary;
   if (c.phase < Phase.Open || c.phase == Phase.Closed || c.leg != Leg.Open) return;
-  if (primary && !isFollowed(c)) return;
+  if (primary && !isFollowed(c)) {
+    lookAtAlone(c);
+    return;
+  }
   // A FIN may be its kernel's.
   const end = outputEnd(c);
   const wrote = end != c.scanSnd;
@@ -118,7 +132,32 @@ function look(c: Connection): void {
   c.readMs = stood(c.readMs, unreadOctets, read && !after(c.readMark, readTo), read);
   if (!c.readMs) c.readMark = readTo + unreadOctets;
   const limit = s.hung ? LAG_AGAIN_MS : s.lagMs;
-  if (c.writeMs >= limit || c.readMs >= limit) judge(c, primary);
+  const isLate = c.writeMs >= limit || c.readMs >= limit;
+  if (isLate && !(primary && isNeeded())) judge(c, primary);
+}
+
+/** Primary: does our server move on a connection that would end with a hand-over? */
+function lookAtAlone(c: Connection): void {
+  const s = state();
+  const end = outputEnd(c);
+  const isNew = c.scanSnd == 0;
+  // Its kernel had nothing left at the last look.
+  const wrote = end != c.scanSnd && c.scanAck == c.scanSnd;
+  const isMuch = end - c.writeMark > BUFFERED_MAX || c.legAck - c.readMark > BUFFERED_MAX;
+  if (isNew || wrote || isMuch) {
+    c.writeMark = end;
+    c.readMark = c.legAck;
+    if (!isNew) s.aloneMovedAt = s.now;
+  }
+  c.scanSnd = end;
+  c.scanEdge = c.legEdge;
+  c.scanAck = isTooSmall(c, c.cliWnd << c.cliWs) ? end - 1 : c.cliAck;
+}
+
+/** Our server has moved lately where nobody could go on from. */
+function isNeeded(): bool {
+  const s = state();
+  return s.aloneMovedAt != 0 && s.now - s.aloneMovedAt < s.lagMs;
 }
 
 /** What our server has written or read since the last look shows that it goes on where it was found hanging. */

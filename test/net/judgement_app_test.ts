@@ -193,7 +193,7 @@ netTest(
       const standby = site.other(primary);
       const rounds = repetitions(60);
       for (let round = 0; round < rounds; round++) {
-        const momentMs = context.random.between(100, 2000);
+        const momentMs = 100 + context.random.integer(1900);
         const [capture, workload] = await Promise.all([
           site.startCapture(),
           site.startWorkload({

@@ -10,6 +10,7 @@
  *                      known to live, and new connections are protected
  *   it goes on         a server that was left, or given up, is known to live by what it says, with no new
  *                      connection, but not by what its kernel had left to say
+ *   it is needed       while it works on a connection that nobody follows it is not found, whatever others wait for
  *   anything else      both stop, either stops for less, a client reads nothing or says nothing:
  *                      nobody is found
  *   ends               of a connection that one server has ended, the other that stopped before its close(),
@@ -84,6 +85,8 @@ class App {
 }
 
 interface WorldOptions {
+  /** Without a standby at first. */
+  alone?: boolean;
   /** What becomes of a packet on the clients' wire; see replicas.ts. */
   fate?: () => number[];
   lagMs?: number;
@@ -96,8 +99,9 @@ class World {
   readonly #apps = new Map<Endpoint, App>();
   readonly found: { side: "primary" | "standby"; finding: Omit<CoreFinding, "clientPort"> }[] = [];
 
-  constructor({ fate, lagMs = LAG_MS, finWaitMs }: WorldOptions = {}) {
+  constructor({ alone = false, fate, lagMs = LAG_MS, finWaitMs }: WorldOptions = {}) {
     this.replicas = new Replicas({
+      alone,
       fate,
       program: (server, port) => this.#apps.set(server, new App(server, KINDS[port % 3])),
     });
@@ -228,26 +232,29 @@ seededTest("a primary's server that stops is found there, and left", (random) =>
   }
 });
 
-seededTest("a primary's server that was left goes on, and is known to live by that alone", (random) => {
-  for (let round = 0; round < rounds(20); round++) {
-    const world = new World();
-    const { replicas } = world;
-    const all = inTheMidst(world, random);
-    const old = replicas.primary;
-    for (const app of world.apps(old)) app.stopped = true;
-    world.until(() => world.found.length > 0, "a finding");
-    // Its connections are given up LAG_AGAIN_MS after the hand-over: it goes on before that, or later.
-    const beforeMs = random.integer(100);
-    const afterMs = random.integer(2 * LAG_MS);
-    world.pass(beforeMs);
-    replicas.switchOver();
-    world.pass(afterMs);
-    for (const app of world.apps(old)) app.stopped = false;
-    world.until(() => old.driver.core.wasm.hangs() === 0, `life ${afterMs} ms later`, 2000);
-    finish(world, all);
-    strictEqual(old.driver.core.wasm.hangs(), 0);
-  }
-});
+seededTest(
+  "a primary's server that was left goes on, and is known to live by that alone",
+  (random) => {
+    for (let round = 0; round < rounds(20); round++) {
+      const world = new World();
+      const { replicas } = world;
+      const all = inTheMidst(world, random);
+      const old = replicas.primary;
+      for (const app of world.apps(old)) app.stopped = true;
+      world.until(() => world.found.length > 0, "a finding");
+      // Its connections are given up LAG_AGAIN_MS after the hand-over: it goes on before that, or later.
+      const beforeMs = random.integer(100);
+      const afterMs = random.integer(2 * LAG_MS);
+      world.pass(beforeMs);
+      replicas.switchOver();
+      world.pass(afterMs);
+      for (const app of world.apps(old)) app.stopped = false;
+      world.until(() => old.driver.core.wasm.hangs() === 0, `life ${afterMs} ms later`, 2000);
+      finish(world, all);
+      strictEqual(old.driver.core.wasm.hangs(), 0);
+    }
+  },
+);
 
 Deno.test("what a kernel had left to say when its server was given up is no sign of life", () => {
   const world = new World();
@@ -342,12 +349,33 @@ Deno.test("no server is blamed for an end that its client has not come to", () =
   isCut = false;
   world.app(standby, ECHO_PORT).stopped = false;
   replicas.run(() => {
-    for (const host of [replicas.primary, standby]) { for (const app of world.apps(host)) app.run(); }
+    for (const host of [replicas.primary, standby]) for (const app of world.apps(host)) app.run();
     return ending.ended;
   });
   strictEqual(ending.received.length, 200);
   deepStrictEqual(standby.driver.takeFindings(), []);
   deepStrictEqual(replicas.primary.driver.takeFindings(), []);
+});
+
+Deno.test("a server that works on what nobody follows is not left for one that it leaves waiting", () => {
+  const world = new World({ alone: true });
+  const { replicas } = world;
+  const unfollowed = replicas.connect(ECHO_PORT);
+  world.until(() => unfollowed.state === "open", "a handshake");
+  replicas.join();
+  replicas.standby!.driver.core.wasm.setLag(LAG_BYTES, LAG_MS);
+  const followed = replicas.connect(ECHO_PORT + 3);
+  const primary = replicas.primary;
+  world.until(() => primary.servers.size === 2 && followed.state === "open", "a handshake");
+  world.app(primary, ECHO_PORT + 3).stopped = true;
+  followed.write(new Uint8Array(10));
+  world.pass(4 * LAG_MS, unfollowed);
+  strictEqual(world.found.length, 0);
+  world.app(primary, ECHO_PORT).stopped = true;
+  // Its kernel goes on reading.
+  world.pass(2 * LAG_MS, unfollowed);
+  const [{ side, finding }] = world.found;
+  deepStrictEqual([side, finding.kind], ["primary", "oursStopsWriting"]);
 });
 
 seededTest("a standby's server that stops is given up until it runs again", (random) => {
