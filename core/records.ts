@@ -169,6 +169,11 @@ function fillOpen(c: Connection, to: usize): void {
   store<u32>(to, state().now, 60);
 }
 
+/** The body has room for so many octets of a client's stream, and its FIN. */
+export function hasRoomFor(length: u32): bool {
+  return state().bodyUsed + ((FIN_HEAD + length + 3) & ~3) <= BODY_SIZE;
+}
+
 /** Hands a piece of the client's stream to the standby; false when the body is full. */
 export function writeData(c: Connection, seq: u32, from: usize, length: u32, fin: bool): bool {
   const to = beginData(c, seq, length, fin);

@@ -71,7 +71,7 @@ import {
 import { find } from "../flow/table";
 import { clear } from "../stream/chain";
 import { clearRanges, cover, COVER_NO_MEMORY } from "../stream/ranges";
-import { CloseHow, writeClose, writeData, writeRaw } from "../records";
+import { CloseHow, hasRoomFor, writeClose, writeData, writeRaw } from "../records";
 import { answerReset, noteHeard, noteUntold } from "./comparing";
 import { settlePoint } from "./cutting";
 import { absorb, enterFed, noteClientFin, owes } from "./feeder";
@@ -405,8 +405,10 @@ function takeOctets(c: Connection, v: View, end: u32, hot: bool, fed: bool): boo
   if (has(c, Flag.ClientFin) && after(end, c.finSeq)) return false;
   if (fed) {
     const fresh = after(end, c.rcvNxt) || (fin && !has(c, Flag.ClientFin));
-    if (hot && fresh && !writeData(c, v.seq, v.payload, v.payloadLength, fin)) return false;
-    absorb(c, v.seq, v.payload, v.payloadLength, fin);
+    if (hot && fresh && !hasRoomFor(v.payloadLength)) return false;
+    // What we have no room for the standby must not have either: after a switch it would acknowledge it.
+    const taken = absorb(c, v.seq, v.payload, v.payloadLength, fin);
+    if (taken && hot && fresh) writeData(c, v.seq, v.payload, v.payloadLength, fin);
     c.flags |= Flag.AckClient;
     markPump(c);
     return true;

@@ -345,10 +345,11 @@ function mayEnd(c: Connection): bool {
 
 /**
  * True while octets are under way and our kernel has acknowledged none yet, so it may know nothing of the
- * connection: nothing is said that does not begin with the first octet.
+ * connection: nothing is said that does not begin with the first octet. What passed to it directly before a
+ * change of roles we cannot repeat, and need not: only its word of that may be missing.
  */
 function isUnconfirmed(c: Connection): bool {
-  return c.legAck == c.irs + 1 && c.legNxt != c.legAck;
+  return c.legAck == c.irs + 1 && c.legNxt != c.legAck && !before(c.legAck, c.logFrom);
 }
 
 function feed(c: Connection): void {
