@@ -7,10 +7,11 @@
  * scale, and neither lies beyond what the standby holds or will hold (DESIGN 5.3).
  */
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
-import type { Random } from "../net/random.ts";
+import { Random } from "../net/random.ts";
 import {
   decodeRecords,
   Driver,
+  encodeData,
   encodeOpen,
   encodeProgress,
   encodeReport,
@@ -175,4 +176,21 @@ Deno.test("a client that was shown its kernel's wide window is fed no more than 
   server({ seq: serverIss + 3, ack: irs + 1 + 500_000 });
   for (let i = 0; i < 4; i++) client(60_000, iss + 5);
   strictEqual(said, before + 4 * 60_000);
+});
+
+Deno.test("a server whose word of its first octets is missing at a switch is fed on by the new standby", () => {
+  const speaker = new Speaker(new Random(1), 7);
+  const { driver } = speaker;
+  const [first, next, edge] = [1, 101, 60_001].map((at) => (speaker.irs + at) >>> 0);
+  const passed = driver.pass({
+    net: [speaker.heard({ seq: first, payload: new Uint8Array(100) })],
+  });
+  strictEqual(on("app", passed).length, 1);
+  speaker.commit();
+  const output = (speaker.iss + 1) >>> 0;
+  driver.pass({ bodies: [encodeReport(0, next, edge, { output, accepted: true })] });
+  driver.core.wasm.demote();
+  const more = new Uint8Array(50).fill(2);
+  const fed = on("app", driver.pass({ bodies: [encodeData(0, next, more)] })).map(parsePacket);
+  deepStrictEqual(fed.map(({ seq, payload }) => [seq, payload]), [[next, more]]);
 });
