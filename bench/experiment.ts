@@ -56,5 +56,4 @@ export async function runExperiments(
       }
     }
   }
-  for (const { compare } of experiments) compare?.(report);
 }

@@ -2,7 +2,7 @@
  * options.ts - the command lines of the suites
  *
  * All suites take --quick, --add, --out FILE, --against FILE and --help, and whole numbers of their own, each with a usual
- * and a quick value. What is wrong is told on standard error with the usage, and gives exit status 2.
+ * and a quick value; one that can measure a part of itself anew takes --again too. What is wrong is told on standard error with the usage, and gives exit status 2.
  */
 
 import { parseArgs } from "node:util";
@@ -17,6 +17,8 @@ export interface OptionsPlan<Name extends string, Word extends string> {
   numbers: Record<Name, { usual: number; quick?: number }>;
   /** Words that choose parts; none: all. */
   words: readonly Word[];
+  /** It takes --again. */
+  hasAgain?: boolean;
 }
 
 /** What a suite was told. */
@@ -29,6 +31,8 @@ export interface ReadOptions<Name extends string, Word extends string> {
   quick: boolean;
   /** Add to an earlier run. */
   add: boolean;
+  /** Keep an earlier run but for the chosen words. */
+  again: boolean;
   /** Where the JSON goes. */
   out: string;
   /** JSON of an earlier run to compare with; null for none. */
@@ -53,6 +57,7 @@ export function readOptions<Name extends string, Word extends string>(
         ...Object.fromEntries(names.map((name) => [name, { type: "string" as const }])),
         quick: { type: "boolean", default: false },
         add: { type: "boolean", default: false },
+        ...(plan.hasAgain ? { again: { type: "boolean" as const, default: false } } : {}),
         out: { type: "string" },
         against: { type: "string" },
         help: { type: "boolean", default: false },
@@ -80,6 +85,7 @@ export function readOptions<Name extends string, Word extends string>(
       words: positionals.length === 0 ? plan.words : positionals as Word[],
       quick: values.quick === true,
       add: values.add === true,
+      again: told.again === true,
       out: String(out),
       against: values.against === undefined ? null : String(values.against),
     };

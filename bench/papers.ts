@@ -72,6 +72,7 @@ is named)
   --trials N        rounds of failures and daemons, which survive or not (1)
   --quick           a smaller run: ends of the sweeps only
   --add             keep the figures of an earlier run in FILE, and add these
+  --again           keep them but for the experiments named, which are measured anew
   --against FILE    compare with the JSON of an earlier run
   --out FILE        where the JSON goes (bench/out/papers.json)`;
 
@@ -145,14 +146,21 @@ export async function benchPapers(args: string[]): Promise<number> {
     usage: USAGE,
     numbers: { rounds: { usual: 2, quick: 1 }, trials: { usual: 1 } },
     words: EXPERIMENTS.map(({ name }) => name),
+    hasAgain: true,
   });
   if (typeof read === "number") return read;
   const { quick, numbers } = read;
   const report = new Report("papers", { ...numbers, quick });
-  if (read.add) await report.load(read.out);
-  await report.printHeader();
   const chosen = EXPERIMENTS.filter(({ name }) => read.words.includes(name));
+  if (read.again) {
+    await report.load(read.out, {
+      sections: chosen.map(({ name }) => name),
+      cases: chosen.flatMap(({ cases }) => cases(false).map(({ what }) => what)),
+    });
+  } else if (read.add) await report.load(read.out);
+  await report.printHeader();
   await runExperiments(report, chosen, { ...numbers, quick });
+  for (const { compare } of EXPERIMENTS) compare?.(report);
   for (const { name } of EXPERIMENTS) report.print(name);
   report.printTargets();
   if (read.against !== null) await report.printAgainst(read.against);

@@ -148,9 +148,16 @@ export class Report {
   /**
    * Begins with the figures of an earlier run; a file that is not there is no such run.
    *
+   * @param without What is to be measured anew: its sections, and how failures and remarks of its cases begin.
    * @throws {Error} When the file holds something else, or another suite.
    */
-  async load(path: string): Promise<void> {
+  async load(
+    path: string,
+    without: { sections: readonly string[]; cases: readonly string[] } = {
+      sections: [],
+      cases: [],
+    },
+  ): Promise<void> {
     let earlier: RunDocument;
     try {
       earlier = JSON.parse(await Deno.readTextFile(path));
@@ -161,13 +168,15 @@ export class Report {
     if (earlier.suite !== this.#suite) {
       throw new Error(`Cannot add to ${path}: it is of the suite ${earlier.suite}`);
     }
+    const isKept = (said: string) => !without.cases.some((what) => said.startsWith(what));
     for (const [section, ofSection] of Object.entries(earlier.sections)) {
+      if (without.sections.includes(section)) continue;
       for (const [series, { unit, values }] of Object.entries(ofSection)) {
         this.addAll(section, { series, unit, values });
       }
     }
-    this.#failures.push(...earlier.failures);
-    this.#remarks.push(...earlier.remarks ?? []);
+    this.#failures.push(...earlier.failures.filter(isKept));
+    this.#remarks.push(...(earlier.remarks ?? []).filter(isKept));
   }
 
   /** Adds a value. */
