@@ -164,6 +164,9 @@ async function strike(
   return { what: `SIGKILL${wholeGroup ? " of the group" : ""}`, faultMs };
 }
 
+/** For this share of the time that a transfer takes by its rate it is surely under way: a rate holds on average. */
+const SURE_SHARE = 0.8;
+
 /** One subject and load, as often as this run is to. */
 async function strikeOften(
   context: NetTestContext,
@@ -180,7 +183,7 @@ async function strikeOften(
     await site.waitPrimary(primary);
     const capture = await site.startCapture();
     const transfers = start(site, { subject, load, content, directory });
-    const momentMs = random.between(0, lastsMs);
+    const momentMs = random.between(0, SURE_SHARE * lastsMs);
     await sleep(momentMs);
     if (!transfers.hasEnded()) met++;
     const isHost = hosts === 2 && (round + 1) % CRASH_EVERY === 0;
