@@ -447,7 +447,7 @@ function markdownPage(chapters: readonly Chapter[]): string {
     "```",
     "",
     ...markdownTable(
-      ["suite", "shows", "seconds it took"],
+      ["suite", "shows", "seconds of its last run"],
       chapters.map(({ run, title }) => [
         `\`bench ${run.suite}\``,
         title,
