@@ -274,6 +274,8 @@ export function noteHeard(c: Connection): void {
 
 /** The servers differ before `seq`, or ours will never come there. */
 function diverge(c: Connection, seq: u32): void {
+  // Both sides have finished: the client has all of it, and may have forgotten the connection.
+  if (c.phase == Phase.Closed) return;
   const s = state();
   if (c.reason == Reason.Joining && s.role == Role.Standby) {
     // Its own past is what this server does not repeat; nobody has relied on it yet.

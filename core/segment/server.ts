@@ -420,6 +420,9 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     return;
   }
   if (fresh && has(c, Flag.PeerFin)) checkPeerEnd(c);
+  // Both sides have finished, which a server that follows may be late to see: the client is told nothing of it,
+  // because it may have forgotten the connection and would answer with a RST. If it asks, the record answers.
+  if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) return;
   if (parking || gap) {
     if (v.payloadLength && digested && !fresh) park(c, seq, v.payload, v.payloadLength);
     // What it acknowledges the client is told with numbers that it knows, and nothing that it knows: one that

@@ -74,6 +74,50 @@ seededTest("a warm standby goes on with the servers that it has", (random) => {
 });
 
 seededTest(
+  "a client whose connection is over hears nothing of a server that is late, whatever it says",
+  (random) => {
+    let number = 0;
+    for (let round = 0; round < rounds(20); round++) {
+      const waiting: { server: Endpoint; port: number; act: () => void }[] = [];
+      let isHeld = true;
+      const late = (server: Endpoint, port: number) => {
+        program(server, port);
+        const { onEnd, onOctets } = server;
+        let isBehind = false;
+        const perform = (act: () => void) => {
+          isBehind ||= replicas.primary.servers.get(port) !== server;
+          if (isHeld && isBehind) waiting.push({ server, port, act });
+          else act();
+        };
+        server.onOctets = (octets) => perform(() => onOctets(octets));
+        server.onEnd = () => perform(onEnd);
+      };
+      const fate = () => [random.integer(4)];
+      const replicas = mixed(random, [random.next() < 0.5, true], { program: late, fate });
+      const all = talks(random, replicas);
+      runFor(replicas, all, random.integer(120));
+      const over = all.filter(isDone);
+      number += over.length;
+      // What they say and hear of that is no longer on the wire.
+      for (let i = 0; i < 10; i++) replicas.step();
+      const strays = over.map(({ client }) => client.strays);
+      replicas.switchOver();
+      const odd = random.next() < 0.5 ? over.map(({ port }) => port) : [];
+      for (const { server, port, act } of waiting) {
+        if (odd.includes(port)) server.write(Uint8Array.of(1, 2, 3));
+        act();
+        replicas.step();
+      }
+      isHeld = false;
+      finish(replicas, all);
+      checkEmpty(replicas);
+      deepStrictEqual(over.map(({ client }) => client.strays), strays);
+    }
+    ok(number > 0, "none was over before the switch");
+  },
+);
+
+seededTest(
   "what the dead servers of a warm standby followed is kept, and played to the next",
   (random) => {
     let unfinished = 0;

@@ -58,6 +58,8 @@ export interface EndpointOptions {
   slowStart: boolean;
   /** Milliseconds. */
   clock: () => number;
+  /** Once its FIN that answers the other side's is acknowledged it knows nothing more (LAST-ACK). */
+  forgets?: boolean;
   /** Longest stream of one direction, octets; STREAM_MAX if not given. */
   streamMax?: number;
 }
@@ -79,6 +81,8 @@ export class Endpoint {
   ended = false;
   /** Segments that PAWS dropped. */
   oldStamps = 0;
+  /** Segments that came when it knew nothing of the connection any more, each answered with a RST. */
+  strays = 0;
   readonly #options: EndpointOptions;
   readonly #in: Uint8Array;
   readonly #have: Uint8Array;
@@ -93,6 +97,8 @@ export class Endpoint {
   #edge = 0;
   /** Octets that may be on the way; RFC 5681. */
   #congestionWindow: number;
+  /** Its FIN answered the other side's. */
+  #endsLast = false;
   #irs = 0;
   #got = 0;
   #finAt: number | null = null;
@@ -195,7 +201,9 @@ export class Endpoint {
   receive(bytes: Uint8Array): void {
     const packet = parsePacket(bytes);
     if (this.state === "closed") return;
-    if (this.state === "reset") {
+    const isForgotten = this.#options.forgets === true && this.#endsLast && this.isDrained;
+    if (isForgotten) this.strays++;
+    if (this.state === "reset" || isForgotten) {
       // A kernel knows nothing of it any more (RFC 9293 section 3.10.7.1).
       if ((packet.flags & (TcpFlag.rst | TcpFlag.ack)) === TcpFlag.ack) {
         this.#pending.push({ seq: packet.ack, flags: TcpFlag.rst });
@@ -238,6 +246,7 @@ export class Endpoint {
       if (this.#closing && this.#nxt === this.#outLength) {
         packets.push({ seq: this.#seqOf(this.#nxt), flags: TcpFlag.fin | TcpFlag.ack });
         this.#nxt++;
+        if (this.#sentMost < this.#nxt) this.#endsLast = this.ended;
       }
       if (this.#ackDue && packets.length === 0) packets.push({ seq: this.#seqOf(this.#nxt) });
       this.#ackDue = false;

@@ -285,6 +285,7 @@ export class Replicas {
       mss: 1448,
       slowStart: true,
       clock: () => this.nowMs,
+      forgets: true,
     });
     client.connect();
     this.clients.set(port, client);
