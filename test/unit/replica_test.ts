@@ -19,7 +19,7 @@ import {
   type Verdict,
 } from "../../runtime/protocol/replica.ts";
 import { Random } from "../net/random.ts";
-import { World } from "./replica_world.ts";
+import { type SimNode, World } from "./replica_world.ts";
 import { rounds, seededTest } from "./seeded.ts";
 
 /** Schedules of a usual run. */
@@ -776,16 +776,25 @@ seededTest(
   },
 );
 
-/** Both crash and start again, several times; nothing else happens to them. */
+/**
+ * Both crash and start again, several times; nothing else happens to them. A primary may die again before its log,
+ * which it was still being told when it took over, is whole in any term: then nobody has what it went on with.
+ */
 function bothDie(world: World): void {
   const { random } = world;
+  let untold = 0;
+  const crash = (node: SimNode) => {
+    const { role } = node.replica;
+    world.crash(node);
+    if (role === "primary" && node.disk!.durable.term === 0) untold++;
+  };
   world.run(CALM_MS);
   for (let deaths = 1 + random.integer(3); deaths > 0; deaths--) {
     const [first, second] = random.next() < 0.5 ? world.nodes : world.nodes.toReversed();
-    world.crash(first);
+    crash(first);
     // The other one may have gone on alone meanwhile, so that only its log will do.
     world.run(random.next() < 0.5 ? random.next() * 20 : random.next() * 1500);
-    world.crash(second);
+    crash(second);
     const [early, late] = random.next() < 0.5 ? [first, second] : [second, first];
     world.run(random.next() * 1000);
     world.restart(early);
@@ -794,7 +803,7 @@ function bothDie(world: World): void {
     world.settle(LOG_SETTLE_MS);
     world.run(random.next() * 1000);
   }
-  strictEqual(world.afresh, 1, "somebody started afresh, though there was a log");
+  ok(world.afresh <= 1 + untold, "somebody started afresh, though there was a log");
 }
 
 /** One schedule; returns how often connections were taken over. */

@@ -499,11 +499,11 @@ export class World {
     node.disk!.put(what, this.nowMs + this.random.next() * (isSlow ? 300 : 4), then);
   }
 
-  /** DataLoop.#tellWhole(). */
+  /** DataLoop.#tellWhole(), and DiskLog.setTerm(): a log that was thrown away is whole in no term. */
   #tellTerm(node: SimNode): void {
-    const { disk, replica } = node;
+    const { disk, isClear, replica } = node;
     const term = replica.logTerm;
-    if (disk === null || term === null || term === disk.last.term) return;
+    if (disk === null || isClear || term === null || term === disk.last.term) return;
     this.#put(node, { term, copy: disk.last.copy });
   }
 
