@@ -1,8 +1,9 @@
 /**
  * options.ts - the command lines of the suites
  *
- * All suites take --quick, --add, --out FILE, --against FILE and --help, and whole numbers of their own, each with a usual
- * and a quick value; one that can measure a part of itself anew takes --again too. What is wrong is told on standard error with the usage, and gives exit status 2.
+ * All suites take --quick, --add, --out FILE, --against FILE and --help, and whole numbers of their own, each
+ * with a usual and a quick value; one that can measure a part of itself anew takes --again too. What is wrong is
+ * told on standard error with the usage, and gives exit status 2.
  */
 
 import { parseArgs } from "node:util";

@@ -109,7 +109,10 @@ export const LAG_SCAN_MS: u32 = 100;
 export const LAG_SCAN_MAX: u32 = 2048;
 /** A server that hangs already is given up on other connections after this time, in milliseconds. */
 export const LAG_AGAIN_MS: u32 = 200;
-/** Octets that a kernel may send or take for a server that hangs: most of tcp_rmem and tcp_wmem in tcp(7). */
+/**
+ * Octets that a kernel may send or take for a server that hangs: most of tcp_rmem and tcp_wmem in tcp(7). Where
+ * it may take more (33,554,432 in tcp_rmem of Linux 6.18), such a server seems to work for as long as that lasts.
+ */
 export const BUFFERED_MAX: u32 = 6 << 20;
 /** How long a server may stand still while the other goes on, unless the caller says otherwise. */
 export const LAG_MS: u32 = 2000;

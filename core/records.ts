@@ -19,8 +19,8 @@
  *   PROGRESS  primary to standby   newest state; flags 1: the client has acknowledged the SYN-ACK
  *     +8  cliAck | 12 cliWnd | 16 cliTs | 20 tsClock | 24 ackShown | 28 edgeShown | 32 sndShown
  *     +36 State.now | 40 next octet its server will write; flags 2: it has said FIN there (in log mode:
- *     and meant it), 4: it is gone; flags 8: 44 digest of all it has written, u64 (segment/comparing.ts); flags 16: what was to be
- *     told of it is told (segment/telling.ts)
+ *     and meant it), 4: it is gone; flags 8: 44 digest of all it has written, u64
+ *     (segment/comparing.ts); flags 16: what was to be told of it is told (segment/telling.ts)
  *     +52 about where its server has read to
  *   CLOSE     primary to standby   the record is gone; flags: `CloseHow`
  *     +8  seq of a client's RST; of one that is finished what the client has acknowledged; else 0
@@ -106,13 +106,22 @@ export const CUT_SIZE: u32 = 20;
 /** A flag of FAIL: the standby's server alone does not go on. */
 export const FROM_LOG: u32 = 128;
 
+/** What a record of `size` octets takes of the body. */
+function padded(size: u32): u32 {
+  return (size + 3) & ~3;
+}
+
+/** The body has room for a record of `size` octets. */
+function fits(size: u32): bool {
+  return state().bodyUsed + padded(size) <= BODY_SIZE;
+}
+
 /** Reserves `size` octets of the body and writes the head; 0 when the body is full. */
 function begin(c: Connection | null, type: RecordType, flags: u32, size: u32): usize {
   const s = state();
-  const padded = (size + 3) & ~3;
-  if (s.bodyUsed + padded > BODY_SIZE) return 0;
+  if (!fits(size)) return 0;
   const to = s.body + s.bodyUsed;
-  s.bodyUsed += padded;
+  s.bodyUsed += padded(size);
   store<u8>(to, <u8> type);
   store<u8>(to, <u8> flags, 1);
   store<u16>(to, c !== null ? <u16> c.generation : 0, 2);
@@ -171,7 +180,7 @@ function fillOpen(c: Connection, to: usize): void {
 
 /** The body has room for so many octets of a client's stream, and its FIN. */
 export function hasRoomFor(length: u32): bool {
-  return state().bodyUsed + ((FIN_HEAD + length + 3) & ~3) <= BODY_SIZE;
+  return fits(FIN_HEAD + length);
 }
 
 /** Hands a piece of the client's stream to the standby; false when the body is full. */

@@ -2,8 +2,8 @@
  * recoverer.ts - log mode in the loop: does to a service's core what its Recovery decides
  *
  * Theory of operation
- * After each pass on a primary, and on a hot host's standby, the loop calls `step()`. What the core has to say follows at once:
- * effects fill the output list anew, and `flush` writes it, as the loop does after a pass.
+ * After each pass on a primary, and on a hot host's standby, the loop calls `step()`. What the core has to say
+ * follows at once: effects fill the output list anew, and `flush` writes it, as the loop does after a pass.
  *
  *   ends held? -> /proc, probe -> Recovery -> confirm | detach | replay -> flush
  *

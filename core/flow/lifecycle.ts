@@ -89,8 +89,8 @@ export function occupy(
 /** Index + 1 of a free record, 0 when all are in use even after the oldest closed one was dropped. */
 export function freeIndex(): u32 {
   const s = state();
-  if (!s.freeRecord && s.highWater < s.capacity) return s.highWater + 1;
   if (!s.freeRecord) {
+    if (s.highWater < s.capacity) return s.highWater + 1;
     // Closed records that only linger are the first to go; the oldest stand at the tail.
     let index = s.timerTail;
     for (let i = 0; i < 64 && index; i++) {

@@ -35,8 +35,9 @@
  * the one before it would have, where the client has no octet of that answer yet.
  *
  * The primary decides, and tells its standby or the disk: MARK when a Point is set, CUT when the log goes. In
- * hot mode, and where a warm standby follows (recovery.ts), its server must have come to y as well. A connection that is just being told of to a standby
- * is cut only when its log would be full soon, and then told anew (telling.ts).
+ * hot mode, and where a warm standby follows (recovery.ts), its server must have come to y as well. A connection
+ * that is just being told of to a standby is cut only when its log would be full soon, and then told anew
+ * (telling.ts).
  *
  * Limits: one Point at a time, and only where CUT_INPUT or CUT_OUTPUT octets can go; FRAMING_MAX of
  * http_message.ts.

@@ -15,19 +15,22 @@
  */
 
 import assert from "node:assert/strict";
-import { traceTcp } from "./capture.ts";
-import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
+import { netTest, type NetTestContext, repetitions, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
-import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
+import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
 
 const WORKLOAD = {
   connections: 100,
   durationMs: 8_000,
   silentMs: 6_000,
   rate: 400_000,
-  /** A server that has lost a connection cannot be asked about it over another one. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
+};
+const PASSAGE: Passage = {
+  workload: WORKLOAD,
+  moment: [500, 3000],
+  timeoutMs: 90_000,
+  verdict: { hasLongSilence: true },
 };
 /** As much as any of them says, and room for all of it. */
 const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: "1GiB" };
@@ -54,22 +57,13 @@ type Fate = (site: Site, chain: HostName[]) => Promise<number>;
 
 /** Returns the chain as it was; all connections have lived through what happened. */
 async function outlive(
-  { random }: NetTestContext,
+  context: NetTestContext,
   site: Site,
   { fate, held, revive = [0, 1] }: { fate: Fate; held: number; revive?: number[] },
 ): Promise<HostName[]> {
   const chain = await waitChain(site, held);
-  const capture = await site.startCapture();
-  const momentMs = Math.round(random.between(500, 3000));
-  console.log(`${chain.join(" > ")}, fault after ${momentMs} ms`);
-  const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-  await workload.go();
-  await sleep(momentMs);
-  const faultMs = await fate(site, chain);
-  await workload.mustSucceed(90_000);
-  const dropped = await capture.stop();
-  assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence: true });
-  await Deno.remove(capture.path);
+  console.log(chain.join(" > "));
+  await workThrough(context, site, PASSAGE, () => fate(site, chain));
   for (const index of revive) await site.revive(chain[index]);
   return chain;
 }

@@ -20,16 +20,11 @@ import { sleep, until } from "./conditions.ts";
 import type { HostName, Site } from "./harness.ts";
 import { assertOneVoice } from "./one_voice.ts";
 import { type FaultKind, isBrief, outcomeOf, type Prelude, type Step } from "./schedule.ts";
+import { LASTING_MIX } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
-/**
- * All of the usual mix but "server-fin", which asks for a hash on a second connection: servers that were
- * started anew have not seen the first, so the two of them would give different answers.
- */
-const KINDS = MIX.filter((kind) => kind !== "server-fin");
 /** Connections of the mixed client: two of each kind. */
-const CONNECTIONS = 2 * KINDS.length;
+const CONNECTIONS = 2 * LASTING_MIX.length;
 /** Octets per second of its fastest paced transfer. */
 const RATE = 1_500_000;
 /** How long it goes on after the fault, milliseconds. */
@@ -96,7 +91,7 @@ class StepRun {
       site.startWorkload({
         seed: clientSeed,
         connections: CONNECTIONS,
-        mix: KINDS,
+        mix: LASTING_MIX,
         durationMs: momentMs + AFTER_FAULT_MS,
         momentMs,
         silentMs: momentMs + AFTER_FAULT_MS / 2,

@@ -19,8 +19,8 @@ import { netTest, repetitions, sleep, until } from "./conditions.ts";
 import { downloadThroughCrashes } from "./download.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
+import { LASTING_MIX } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
 const WORKLOAD = {
   connections: 54,
@@ -177,12 +177,6 @@ netTest("SIGKILL of the standby's server is not noticed", [], async (context) =>
   });
 });
 
-/**
- * What a server started anew answers like one that never ended: `server-fin` asks for a hash that only
- * the dead one had seen.
- */
-const WITHOUT_MEMORY = MIX.filter((kind) => kind !== "server-fin");
-
 netTest(
   "SIGKILL of a spawned standby's server is not noticed, at whatever moment",
   [],
@@ -198,7 +192,7 @@ netTest(
           site.startCapture(),
           site.startWorkload({
             ...WORKLOAD,
-            mix: [...WITHOUT_MEMORY, "bulk"],
+            mix: [...LASTING_MIX, "bulk"],
             durationMs: momentMs + 1500,
             momentMs,
             silentMs: momentMs + 500,
@@ -240,7 +234,7 @@ for (const signal of ["SIGABRT", "SIGKILL"] as const) {
         const capture = await site.startCapture();
         const workload = await site.startWorkload({
           ...WORKLOAD,
-          mix: WITHOUT_MEMORY,
+          mix: LASTING_MIX,
           seed: context.random.seed(),
         });
         const primary = await site.primary();

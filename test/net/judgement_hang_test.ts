@@ -21,6 +21,7 @@ import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, repetitions, sleep, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
+import { LASTING_MIX } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 import { type Kind, MIX } from "./workload.ts";
 
@@ -97,7 +98,7 @@ for (const ending of ["SIGCONT", "SIGKILL"] as const) {
     ? "a standby's server that stops is given up until it goes on"
     : "a standby's server that stops is given up until another one is started";
   // What a server started anew answers like one that never ended.
-  const mix = ending === "SIGCONT" ? MIX : MIX.filter((kind) => kind !== "server-fin");
+  const mix = ending === "SIGCONT" ? MIX : LASTING_MIX;
   netTest(name, [], async (context) => {
     const run = ending === "SIGKILL" ? mixedServer() : undefined;
     await withSite(context, { service: SERVICE, run }, async (site) => {

@@ -18,16 +18,20 @@ import { netTest, repetitions, sleep } from "./conditions.ts";
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
+import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
 const WORKLOAD = {
   connections: 45,
   durationMs: 5000,
   silentMs: 4000,
   rate: 4_000_000,
-  /** What a server started anew answers like one that never ended: not what closed connections have told. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
+};
+const PASSAGE: Passage = {
+  workload: WORKLOAD,
+  moment: [100, 4500],
+  verdict: { mayShrink: true },
 };
 const SERVICE = { mode: "log", log: { store: "disk" } };
 const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
@@ -45,29 +49,20 @@ for (const family of [4, 6] as const) {
       await site.waitPrimary("a");
       const rounds = repetitions(50, 0.04);
       for (let round = 0; round < rounds; round++) {
-        const capture = await site.startCapture();
-        const momentMs = Math.round(random.between(100, 4500));
-        const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-        const kills = 1 + random.integer(2);
-        const isAsked = round % 4 === 3;
-        const signal = isAsked ? "SIGTERM" : "SIGKILL";
-        console.log(
-          `round ${round + 1} of ${rounds}: ${signal} after ${momentMs} ms, ${kills} times`,
-        );
-        await workload.go();
-        await sleep(momentMs);
-        const faultMs = await (isAsked ? site.stopDaemon("a") : site.killDaemon("a"));
-        for (let again = 1; again < kills; again++) {
+        await workThrough(context, site, PASSAGE, async () => {
+          const kills = 1 + random.integer(2);
+          const isAsked = round % 4 === 3;
+          const signal = isAsked ? "SIGTERM" : "SIGKILL";
+          console.log(`round ${round + 1} of ${rounds}: ${signal}, ${kills} times`);
+          const faultMs = await (isAsked ? site.stopDaemon("a") : site.killDaemon("a"));
+          for (let again = 1; again < kills; again++) {
+            await site.startDaemon("a");
+            await sleep(random.between(0, 300));
+            await site.killDaemon("a");
+          }
           await site.startDaemon("a");
-          await sleep(random.between(0, 300));
-          await site.killDaemon("a");
-        }
-        await site.startDaemon("a");
-        await workload.mustSucceed(60_000);
-        const dropped = await capture.stop();
-        const trace = traceTcp(capture.path, site.address);
-        assertUnbroken(trace, { faultMs, dropped, mayShrink: true });
-        await Deno.remove(capture.path);
+          return faultMs;
+        });
         const { recovery, store } = await site.service("a");
         assert.deepEqual([recovery?.state, store?.state], ["live", "storing"]);
       }

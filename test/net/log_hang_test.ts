@@ -15,8 +15,8 @@ import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, repetitions, sleep, until } from "./conditions.ts";
 import { mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
+import { LASTING_MIX } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
 const LAG_MS = 500;
 const WORKLOAD = {
@@ -24,8 +24,7 @@ const WORKLOAD = {
   durationMs: 5000,
   silentMs: 4000,
   rate: 4_000_000,
-  /** What a server started anew answers like one that never ended: not what closed connections have told. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
 };
 const ONE_HOST: SiteOptions = {
   alone: true,

@@ -23,16 +23,21 @@ import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
 import { Disks, POWER_TOOLS } from "./power.ts";
+import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
 const WORKLOAD = {
   connections: 36,
   durationMs: 5000,
   silentMs: 4000,
   rate: 4_000_000,
-  /** What a server started anew answers like one that never ended: not what closed connections have told. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
+};
+const PASSAGE: Passage = {
+  workload: WORKLOAD,
+  moment: [100, 4500],
+  timeoutMs: 90_000,
+  verdict: { mayShrink: true },
 };
 const PAIR: SiteOptions = {
   witness: true,
@@ -53,23 +58,14 @@ async function waitStored(site: Site): Promise<HostName> {
   return primary;
 }
 
-/** The mixed workload with a fault in its midst. */
-async function workThrough(
-  { random }: NetTestContext,
+/** The mixed client with a fault in its midst. */
+async function outlive(
+  context: NetTestContext,
   site: Site,
   fault: (primary: HostName) => Promise<number>,
 ): Promise<void> {
   const primary = await waitStored(site);
-  const capture = await site.startCapture();
-  const momentMs = Math.round(random.between(100, 4500));
-  const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-  await workload.go();
-  await sleep(momentMs);
-  const faultMs = await fault(primary);
-  await workload.mustSucceed(90_000);
-  const dropped = await capture.stop();
-  assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, mayShrink: true });
-  await Deno.remove(capture.path);
+  await workThrough(context, site, PASSAGE, () => fault(primary));
 }
 
 for (const family of [4, 6] as const) {
@@ -82,7 +78,7 @@ for (const family of [4, 6] as const) {
         for (let round = 0; round < rounds; round++) {
           console.log(`round ${round + 1} of ${rounds}`);
           let dead: HostName = "a";
-          await workThrough(context, site, (primary) => site.crash(dead = primary));
+          await outlive(context, site, (primary) => site.crash(dead = primary));
           const { role, recovery, store } = await site.service(site.other(dead));
           assert.deepEqual([role, recovery?.state, store?.state], ["primary", "live", "storing"]);
           await site.revive(dead);
@@ -103,7 +99,7 @@ netTest(
         const pauseMs = Math.round(random.between(0, 1500));
         const isReversed = random.next() < 0.5;
         console.log(`round ${round + 1} of ${rounds}: ${isReversed ? "standby" : "primary"} first`);
-        await workThrough(context, site, async (primary) => {
+        await outlive(context, site, async (primary) => {
           const standby = site.other(primary);
           const [faultMs] = await Promise.all([site.killDaemon(primary), site.killDaemon(standby)]);
           const order = isReversed ? [standby, primary] : [primary, standby];
@@ -156,7 +152,7 @@ netTest(
           const order = random.next() < 0.5 ? HOSTS : HOSTS.toReversed();
           const pauseMs = Math.round(random.between(0, 1500));
           console.log(`round ${round + 1} of ${rounds}: ${order[0]} first`);
-          await workThrough(context, site, async () => {
+          await outlive(context, site, async () => {
             const faultMs = await disks.cutAll();
             await disks.restore(order[0]);
             await sleep(pauseMs);
@@ -179,7 +175,7 @@ netTest(
       const rounds = repetitions(20, 0.1);
       for (let round = 0; round < rounds; round++) {
         console.log(`round ${round + 1} of ${rounds}`);
-        await workThrough(context, site, async (primary) => {
+        await outlive(context, site, async (primary) => {
           const standby = site.other(primary);
           await site.crash(standby);
           await until(async () =>

@@ -19,17 +19,17 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
+import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
 const WORKLOAD = {
   connections: 54,
   durationMs: 5000,
   silentMs: 4000,
   rate: 4_000_000,
-  /** What a server started anew answers like one that never ended: not what closed connections have told. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
 };
+const PASSAGE: Passage = { workload: WORKLOAD, moment: [100, 4500] };
 /** Nobody listens at the first of the ports. */
 const SERVICE = { mode: "log", ports: [82, 80] };
 const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
@@ -51,22 +51,12 @@ const LONG_OCTETS_BEFORE = 4300 * (1 << 20);
 for (const family of [4, 6] as const) {
   const name = `clients do not notice SIGKILL of the server, which is started again (IPv${family})`;
   netTest(name, [], async (context) => {
-    const { random } = context;
     await withSite(context, { ...ONE_HOST, family, run: mixedServer() }, async (site) => {
       await site.waitPrimary("a");
       const rounds = repetitions(50, 0.06);
       for (let round = 0; round < rounds; round++) {
-        const capture = await site.startCapture();
-        const momentMs = Math.round(random.between(100, 4500));
-        const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-        console.log(`round ${round + 1} of ${rounds}: SIGKILL after ${momentMs} ms`);
-        await workload.go();
-        await sleep(momentMs);
-        const faultMs = await site.signalServer("a", "SIGKILL");
-        await workload.mustSucceed(60_000);
-        const dropped = await capture.stop();
-        assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
-        await Deno.remove(capture.path);
+        console.log(`round ${round + 1} of ${rounds}`);
+        await workThrough(context, site, PASSAGE, () => site.signalServer("a", "SIGKILL"));
         const { app, recovery } = await site.service("a");
         assert.deepEqual([app.lastExit, app.restarts], ["SIGKILL", round + 1]);
         assert.equal(recovery?.state, "live");
@@ -85,19 +75,13 @@ netTest(
       await site.waitPrimary("a");
       const rounds = repetitions(20);
       for (let round = 0; round < rounds; round++) {
-        const capture = await site.startCapture();
-        const momentMs = Math.round(random.between(100, 4500));
-        console.log(`round ${round + 1} of ${rounds}: SIGKILL after ${momentMs} ms`);
-        const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-        await workload.go();
-        await sleep(momentMs);
-        const faultMs = await site.signalServer("a", "SIGKILL");
-        await sleep(random.between(0, 1000));
-        await site.startServer("a", mixedServer().a);
-        await workload.mustSucceed(60_000);
-        const dropped = await capture.stop();
-        assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
-        await Deno.remove(capture.path);
+        console.log(`round ${round + 1} of ${rounds}`);
+        await workThrough(context, site, PASSAGE, async () => {
+          const faultMs = await site.signalServer("a", "SIGKILL");
+          await sleep(random.between(0, 1000));
+          await site.startServer("a", mixedServer().a);
+          return faultMs;
+        });
         const { recovery } = await site.service("a");
         assert.equal(recovery?.state, "live");
         assert.match(recovery?.last?.reason ?? "", /^app-(died|exited)$/);
@@ -109,21 +93,15 @@ netTest(
 netTest("clients do not notice holdfast restart", [], async (context) => {
   await withSite(context, { ...ONE_HOST, run: mixedServer() }, async (site) => {
     await site.waitPrimary("a");
-    const capture = await site.startCapture();
-    const momentMs = 2000;
-    const seed = context.random.seed();
-    const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed });
-    await workload.go();
-    await sleep(momentMs);
-    const faultMs = Date.now();
-    const before = (await site.service("a")).app.pid;
-    const { connections, tookMs } = await site.restartService("a");
-    assert.ok(connections > 30, `${connections} connections`);
-    console.log(`${connections} connections in ${tookMs.toFixed(0)} ms`);
-    assert.notEqual((await site.service("a")).app.pid, before);
-    await workload.mustSucceed(60_000);
-    const dropped = await capture.stop();
-    assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
+    await workThrough(context, site, { ...PASSAGE, moment: [2000, 2000] }, async () => {
+      const faultMs = Date.now();
+      const before = (await site.service("a")).app.pid;
+      const { connections, tookMs } = await site.restartService("a");
+      assert.ok(connections > 30, `${connections} connections`);
+      console.log(`${connections} connections in ${tookMs.toFixed(0)} ms`);
+      assert.notEqual((await site.service("a")).app.pid, before);
+      return faultMs;
+    });
   });
 });
 

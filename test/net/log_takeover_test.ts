@@ -16,38 +16,29 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
+import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
 const WORKLOAD = {
   connections: 54,
   durationMs: 5000,
   silentMs: 4000,
   rate: 4_000_000,
-  /** What a server started anew answers like one that never ended: not what closed connections have told. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
 };
 const SERVICE = { mode: "log" };
 const CONTENT_OCTETS = 512 << 20;
 
-/** The mixed workload with a fault in its midst. */
-async function workThrough(
+const PASSAGE: Passage = { workload: WORKLOAD, moment: [100, 4500] };
+
+/** The mixed client with a fault in its midst. */
+async function outlive(
   context: NetTestContext,
   site: Site,
   fault: (primary: HostName) => Promise<number>,
 ): Promise<void> {
-  const { random } = context;
   const primary = await site.waitCovered();
-  const capture = await site.startCapture();
-  const momentMs = Math.round(random.between(100, 4500));
-  const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-  await workload.go();
-  await sleep(momentMs);
-  const faultMs = await fault(primary);
-  await workload.mustSucceed(60_000);
-  const dropped = await capture.stop();
-  assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped });
-  await Deno.remove(capture.path);
+  await workThrough(context, site, PASSAGE, () => fault(primary));
 }
 
 for (const family of [4, 6] as const) {
@@ -58,7 +49,7 @@ for (const family of [4, 6] as const) {
       for (let round = 0; round < rounds; round++) {
         console.log(`round ${round + 1} of ${rounds}`);
         let dead: HostName = "a";
-        await workThrough(context, site, (primary) => site.crash(dead = primary));
+        await outlive(context, site, (primary) => site.crash(dead = primary));
         const { role, recovery } = await site.service(site.other(dead));
         assert.deepEqual([role, recovery?.state], ["primary", "live"]);
         await site.revive(dead);
@@ -103,7 +94,7 @@ netTest(
   async (context) => {
     await withSite(context, { run: mixedServer(), service: SERVICE }, async (site) => {
       const before = await site.waitCovered();
-      await workThrough(context, site, (primary) => site.signalServer(primary, "SIGKILL"));
+      await outlive(context, site, (primary) => site.signalServer(primary, "SIGKILL"));
       assert.equal(await site.primary(), before);
       assert.equal((await site.service(site.other(before))).app.state, "stopped");
       assert.equal((await site.service(before)).app.restarts, 1);
@@ -117,7 +108,7 @@ netTest(
   async (context) => {
     await withSite(context, { run: mixedServer(), service: SERVICE }, async (site) => {
       const before = await site.waitCovered();
-      await workThrough(context, site, async (primary) => {
+      await outlive(context, site, async (primary) => {
         const atMs = Date.now();
         await site.switchService(primary);
         return atMs;

@@ -24,16 +24,21 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
+import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
 
 const WORKLOAD = {
   connections: 100,
   durationMs: 10_000,
   silentMs: 8_000,
   rate: 400_000,
-  /** A server that has lost a connection cannot be asked about it over another one. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
+};
+const PASSAGE: Passage = {
+  workload: WORKLOAD,
+  moment: [500, 3000],
+  timeoutMs: 90_000,
+  verdict: { hasLongSilence: true },
 };
 const HOT = { mode: "hot", log: { limit: "64MiB" }, memory: "1GiB" };
 const LOG = { mode: "log", log: { limit: "64MiB" }, memory: "1GiB" };
@@ -59,24 +64,15 @@ async function livingOf(site: Site, primary: HostName): Promise<ConnectionInfo[]
   return all.filter(({ state }) => state === "established" || state === "closing");
 }
 
-/** The mixed workload, and what happens in its midst; it returns when that began, milliseconds since 1970. */
+/** The mixed client, and what happens in its midst; it returns when that began, milliseconds since 1970. */
 async function outlive(
-  { random }: NetTestContext,
+  context: NetTestContext,
   site: Site,
   fate: (primary: HostName) => Promise<number>,
 ): Promise<void> {
   const primary = await site.waitCovered();
-  const capture = await site.startCapture();
-  const momentMs = Math.round(random.between(500, 3000));
-  console.log(`${primary} is primary, fault after ${momentMs} ms`);
-  const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-  await workload.go();
-  await sleep(momentMs);
-  const faultMs = await fate(primary);
-  await workload.mustSucceed(90_000);
-  const dropped = await capture.stop();
-  assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence: true });
-  await Deno.remove(capture.path);
+  console.log(`${primary} is primary`);
+  await workThrough(context, site, PASSAGE, () => fate(primary));
 }
 
 /** Process id of a host's server, which has never been started again. */

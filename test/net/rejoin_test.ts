@@ -14,11 +14,9 @@
  */
 
 import assert from "node:assert/strict";
-import { traceTcp } from "./capture.ts";
-import { netTest, type NetTestContext, repetitions, sleep, until } from "./conditions.ts";
+import { netTest, type NetTestContext, repetitions, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
-import { assertUnbroken } from "./verdict.ts";
-import { MIX } from "./workload.ts";
+import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
 
 /** Slow enough to outlast two deaths. */
 const WORKLOAD = {
@@ -26,8 +24,13 @@ const WORKLOAD = {
   durationMs: 10_000,
   silentMs: 8_000,
   rate: 400_000,
-  /** A server that has lost a connection cannot be asked about it over another one. */
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
+};
+const PASSAGE: Passage = {
+  workload: WORKLOAD,
+  moment: [500, 3000],
+  timeoutMs: 90_000,
+  verdict: { hasLongSilence: true },
 };
 /** As much as any of them says, and room for all of it. */
 const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: "1GiB" };
@@ -62,24 +65,19 @@ interface Fate {
  *
  * @returns Who is primary in the end.
  */
-async function outlive({ random }: NetTestContext, site: Site, fate: Fate): Promise<HostName> {
+async function outlive(context: NetTestContext, site: Site, fate: Fate): Promise<HostName> {
   const first = await site.waitCovered();
-  const capture = await site.startCapture();
-  const momentMs = Math.round(random.between(500, 3000));
-  console.log(`first crash after ${momentMs} ms`);
-  const workload = await site.startWorkload({ ...WORKLOAD, momentMs, seed: random.seed() });
-  await workload.go();
-  await sleep(momentMs);
-  const faultMs = await (fate.first ?? losePower)(site, first);
-  const second = await site.primary();
-  // The repaired host, or the third one, is told of every connection that lives, behind their traffic.
-  const brought = await waitBrought(site, second);
-  await fate.last(site, second);
-  await workload.mustSucceed(90_000);
-  const dropped = await capture.stop();
-  assertUnbroken(traceTcp(capture.path, site.address), { faultMs, dropped, hasLongSilence: true });
+  let second = first;
+  let brought = 0;
+  await workThrough(context, site, PASSAGE, async () => {
+    const faultMs = await (fate.first ?? losePower)(site, first);
+    second = await site.primary();
+    // The repaired host, or the third one, is told of every connection that lives, behind their traffic.
+    brought = await waitBrought(site, second);
+    await fate.last(site, second);
+    return faultMs;
+  });
   assert.ok(brought > 30, `only ${brought} connections were left when the second host ended`);
-  await Deno.remove(capture.path);
   const last = await site.primary();
   assert.notEqual(last, second);
   return last;

@@ -1,22 +1,31 @@
 /**
- * through_fault.ts - the mixed client runs through a fault, and must notice nothing and hear one voice
+ * through_fault.ts - the mixed client runs through a fault, and must notice nothing
  *
- * The switch's capture must show frames from the service address from one card, then from the other,
- * and never from the first again.
+ *   workThrough()   on a site that is there, at a random moment
+ *   throughFault()  on a site of its own, and it must hear one voice: the switch's capture must show frames
+ *                   from the service address from one card, then from the other, and never from the first again
  */
 import { Capture, traceTcp } from "./capture.ts";
 import { type NetTestContext, sleep, until } from "./conditions.ts";
-import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
+import {
+  type HostName,
+  mixedServer,
+  type Site,
+  type SiteOptions,
+  withSite,
+  type WorkloadOptions,
+} from "./harness.ts";
 import { assertOneVoice } from "./one_voice.ts";
-import { assertUnbroken } from "./verdict.ts";
+import { assertUnbroken, type VerdictOptions } from "./verdict.ts";
 import { MIX } from "./workload.ts";
 
 /**
  * All of the usual mix but "server-fin", which asks for a hash on a second connection: a server that
- * has lost the first one, because its host followed anew, cannot know it.
+ * has lost the first one, because its host followed anew or it was started anew, cannot know it.
  */
+export const LASTING_MIX = MIX.filter((kind) => kind !== "server-fin");
 export const WORKLOAD = {
-  mix: MIX.filter((kind) => kind !== "server-fin"),
+  mix: LASTING_MIX,
   connections: 12,
   durationMs: 5000,
   momentMs: 1500,
@@ -34,6 +43,41 @@ export interface Scene {
   primary: HostName;
   /** The standby. */
   standby: HostName;
+}
+
+/** What runs through a fault at a random moment. */
+export interface Passage {
+  /** The mixed client. */
+  workload: Omit<WorkloadOptions, "momentMs" | "seed">;
+  /** The fault strikes between so many milliseconds after the client has begun. */
+  moment: readonly [least: number, most: number];
+  /** How long the client may take, milliseconds; TIMEOUT_MS if not given. */
+  timeoutMs?: number;
+  /** What its capture may hold. */
+  verdict?: Partial<VerdictOptions>;
+}
+
+/**
+ * Runs the mixed client through `fault`, which says when it struck, milliseconds since 1970, and asserts that
+ * no connection noticed.
+ */
+export async function workThrough(
+  { random }: NetTestContext,
+  site: Site,
+  { workload: kind, moment, timeoutMs = TIMEOUT_MS, verdict }: Passage,
+  fault: () => Promise<number>,
+): Promise<void> {
+  const capture = await site.startCapture();
+  const momentMs = Math.round(random.between(...moment));
+  console.log(`fault after ${momentMs} ms`);
+  const workload = await site.startWorkload({ ...kind, momentMs, seed: random.seed() });
+  await workload.go();
+  await sleep(momentMs);
+  const faultMs = await fault();
+  await workload.mustSucceed(timeoutMs);
+  const dropped = await capture.stop();
+  assertUnbroken(traceTcp(capture.path, site.address), { ...verdict, faultMs, dropped });
+  await Deno.remove(capture.path);
 }
 
 /** Runs the mixed client through `fault`, and asserts that it noticed nothing and heard one voice. */
