@@ -21,7 +21,8 @@
  *
  * Usage: deno run -A test/run.ts [unit|model|sim|net|all] [--full] [--coverage]
  * `--full` repeats random tests as often as the project promises; without it, a tenth of that
- * (HOLDFAST_REPEAT, see net/harness.ts). HOLDFAST_SEED repeats the random choices of an earlier run.
+ * (HOLDFAST_REPEAT, see net/harness.ts), and gives unit tests another seed in each run. HOLDFAST_SEED
+ * repeats the random choices of an earlier run.
  * `--coverage` counts which branches of the core and the protocol the unit tests reach, and prints that
  * before the last line (measure/coverage.ts).
  */
@@ -193,7 +194,10 @@ async function main(args: string[]): Promise<number> {
     return 2;
   }
   const chosen: readonly string[] = names.length === 0 || names[0] === "all" ? SUITES : names;
-  const env: Record<string, string> = args.includes("--full") ? { HOLDFAST_REPEAT: "1" } : {};
+  const HOLDFAST_SEED = Deno.env.get("HOLDFAST_SEED") ?? "random";
+  const env: Record<string, string> = args.includes("--full")
+    ? { HOLDFAST_REPEAT: "1", HOLDFAST_SEED }
+    : {};
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
   const failures: string[] = [];
   const coverage = args.includes("--coverage") ? await Coverage.prepare() : null;

@@ -15,7 +15,7 @@
  */
 
 import { endAllProcesses } from "./process.ts";
-import { Random } from "./random.ts";
+import { Random, seedOfRun } from "./random.ts";
 
 /** Interval at which `until` looks, milliseconds. */
 const POLL_MS = 20;
@@ -135,14 +135,6 @@ export async function until<T>(
  */
 export async function sleep(ms: number): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-function seedOfRun(): number {
-  const text = Deno.env.get("HOLDFAST_SEED");
-  if (text === undefined) return crypto.getRandomValues(new Uint32Array(1))[0];
-  const seed = Number(text);
-  if (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32) return seed;
-  throw new RangeError(`HOLDFAST_SEED is '${text}', allowed is a whole number from 0 to 2^32 - 1`);
 }
 
 function reasonToSkip(missing: string[]): string | undefined {

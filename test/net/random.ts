@@ -5,6 +5,22 @@
  * enough to spread faults and moments; not for keys.
  */
 
+/**
+ * The seed of one test in this run: HOLDFAST_SEED, or `usual` when that is not set.
+ *
+ * @param usual What it is otherwise; null for another one in each run, as with HOLDFAST_SEED=random.
+ * @throws {RangeError} If HOLDFAST_SEED is neither "random" nor a number of 32 bits.
+ */
+export function seedOfRun(usual: number | null = null): number {
+  const text = Deno.env.get("HOLDFAST_SEED");
+  const seed = text === undefined ? usual : text === "random" ? null : Number(text);
+  if (seed === null) return crypto.getRandomValues(new Uint32Array(1))[0];
+  if (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32) return seed;
+  throw new RangeError(
+    `HOLDFAST_SEED is '${text}', allowed is random or a whole number from 0 to 2^32 - 1`,
+  );
+}
+
 /** A repeatable random sequence. */
 export class Random {
   #state: number;

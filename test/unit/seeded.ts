@@ -1,12 +1,14 @@
 /**
  * seeded.ts - unit tests whose random choices a seed repeats
  *
- * Every such test prints its seed first; `HOLDFAST_SEED=N` repeats it. `HOLDFAST_FUZZ` is how many
+ * Every such test prints its seed first; `HOLDFAST_SEED=N` repeats it. Of itself each test has a seed of
+ * its own that stays, so that what fails is what was changed; `HOLDFAST_SEED=random` takes another one in
+ * each run, which is how what nobody thought of is looked for, and `--full` does so (test/run.ts). `HOLDFAST_FUZZ` is how many
  * times as long as usual the random parts run: 1 by default, 0.1 for a tenth. Without it, ten times
  * the share HOLDFAST_REPEAT of the promised repetitions (test/run.ts), so `--full` runs ten times as
  * many.
  */
-import { Random } from "../net/random.ts";
+import { Random, seedOfRun } from "../net/random.ts";
 
 /**
  * Registers a test with random choices.
@@ -16,7 +18,7 @@ import { Random } from "../net/random.ts";
  */
 export function seededTest(name: string, body: (random: Random) => void): void {
   Deno.test(name, () => {
-    const seed = seedOfRun();
+    const seed = seedOfRun(seedOf(name));
     console.log(`seed ${seed}  ->  HOLDFAST_SEED=${seed}`);
     try {
       body(new Random(seed));
@@ -51,10 +53,9 @@ export function pick<T>(random: Random, choices: readonly T[]): T {
   return choices[random.integer(choices.length)];
 }
 
-function seedOfRun(): number {
-  const text = Deno.env.get("HOLDFAST_SEED");
-  if (text === undefined) return crypto.getRandomValues(new Uint32Array(1))[0];
-  const seed = Number(text);
-  if (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32) return seed;
-  throw new RangeError(`HOLDFAST_SEED is '${text}', allowed is a whole number from 0 to 2^32 - 1`);
+/** FNV-1a of a test's name. */
+function seedOf(name: string): number {
+  let hash = 0x811c9dc5;
+  for (const octet of new TextEncoder().encode(name)) hash = Math.imul(hash ^ octet, 0x01000193);
+  return hash >>> 0;
 }
