@@ -56,9 +56,9 @@ import { Digest, digestValue, extendDigest, formatDigests, startDigest } from ".
 import { Fact, Message, startMessage, takeMessage as takeOctets } from "./stream/http_message";
 import { formatRanges, rangesSize } from "./stream/ranges";
 import { CloseHow, flushDirty, writeClose } from "./records";
-import { beginOutput, holdFree as freeHold, releaseHeld, resetServer } from "./segment/output";
+import { beginOutput, holdFree as freeHold, releaseHeld } from "./segment/output";
 import { repeatReset } from "./segment/comparing";
-import { onFeederTimeout, pump } from "./segment/feeder";
+import { endServer, onFeederTimeout, pump } from "./segment/feeder";
 import { fromClient } from "./segment/client";
 import { fromServer } from "./segment/server";
 import { noteLife, scanLag } from "./segment/lag";
@@ -323,14 +323,7 @@ function tick(): void {
     stopTimer(c);
     if (c.phase == Phase.Closed) {
       if (s.role == Role.Primary && repeatReset(c)) continue;
-      if (
-        (s.role == Role.Standby || has(c, Flag.Fed)) && c.leg >= Leg.SynAck && c.leg != Leg.Dead
-      ) {
-        // A server that is still behind has nobody left to talk to.
-        const finished = has(c, Flag.ClientFin | Flag.ServerFin) && after(c.legAck, c.finSeq) &&
-          after(c.legUna, c.srvFin);
-        if (!finished) resetServer(c);
-      }
+      endServer(c);
       if (s.role == Role.Primary && isTold(c)) writeClose(c, CloseHow.Normal, c.cliAck);
       release(c);
     } else if (has(c, Flag.Fed) && c.leg != Leg.SynAck) onFeederTimeout(c);

@@ -43,10 +43,9 @@ import {
 import { noteMark, noteTold, startComparing, takeTold } from "./comparing";
 import { settlePoint, takeCut } from "./cutting";
 import { notePeerOutput, refuse } from "./ending";
-import { absorb, failLeg } from "./feeder";
+import { absorb, endServer, failLeg } from "./feeder";
 import { noteTheirMove, readUpTo } from "./lag";
 import { fromClient } from "./client";
-import { resetServer } from "./output";
 import { noteBrought } from "./telling";
 
 /** Applies a whole body. Returns 0, or 1 + the offset of the first record that is not well formed. */
@@ -324,11 +323,7 @@ function peerClock(theirs: u32): u32 {
 /** Frees a record of a standby; its server learns of it when it would not otherwise. */
 export function drop(c: Connection): void {
   if (c.phase == Phase.Free) return;
-  if (c.leg >= Leg.SynAck && c.leg != Leg.Dead) {
-    const finished = has(c, Flag.ClientFin | Flag.ServerFin) && after(c.legAck, c.finSeq) &&
-      after(c.legUna, c.srvFin);
-    if (!finished) resetServer(c);
-  }
+  endServer(c);
   release(c);
 }
 

@@ -74,7 +74,7 @@ import { clearRanges, cover, COVER_NO_MEMORY } from "../stream/ranges";
 import { CloseHow, hasRoomFor, writeClose, writeData, writeRaw } from "../records";
 import { answerReset, noteHeard, noteUntold } from "./comparing";
 import { settlePoint } from "./cutting";
-import { absorb, enterFed, noteClientFin, owes } from "./feeder";
+import { absorb, endServer, enterFed, noteClientFin, owes } from "./feeder";
 import { hasRoom, isPastLog, refuseClient, sendSynAck, toServer } from "./output";
 import { joinFragment } from "./reassembly";
 import { isWaiting } from "./recovery";
@@ -476,6 +476,7 @@ function onSyn(c: Connection, v: View): void {
     const source = v.ip + (v.family == 4 ? 12 : 8);
     const ports = c.ports;
     if (isTold(c)) writeClose(c, CloseHow.Dropped, 0);
+    endServer(c);
     release(c);
     begin(v, source, ports);
     return;

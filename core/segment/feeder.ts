@@ -92,6 +92,18 @@ import {
 } from "./output";
 
 /**
+ * The record is about to go: a server that was fed and has not come to both ends has nobody left to talk to. Left
+ * alone its kernel would answer for the old connection when the client takes its port again.
+ */
+export function endServer(c: Connection): void {
+  if (c.leg < Leg.SynAck || c.leg == Leg.Dead) return;
+  if (state().role == Role.Primary && !has(c, Flag.Fed)) return;
+  const finished = has(c, Flag.ClientFin | Flag.ServerFin) && after(c.legAck, c.finSeq) &&
+    after(c.legUna, c.srvFin);
+  if (!finished) resetServer(c);
+}
+
+/**
  * The leg cannot go on: its server died, refused, disagrees, or (`Reason.Diverged`) wrote other octets
  * before `divergedAt`.
  */

@@ -74,8 +74,10 @@ import { takeAnswer } from "./probe";
 import { goAhead, isWaiting, placeOutput } from "./recovery";
 import { noteLife, wake } from "./lag";
 import {
+  hasRoom,
   noteShown,
   resetStranger,
+  sendSyn,
   sendSynAck,
   shownAck,
   shownEdge,
@@ -135,7 +137,22 @@ export function fromServer(packet: usize, length: u32): void {
     // A leg that was given up, whose kernel has not believed our RST: it says by which number it will.
     if (c.leg == Leg.Dead) resetStranger(v);
     else onSegment(c, v, primary);
-  } else if (primary && !has(c, Flag.Fed)) toClient(v.at, v.length);
+  } else if (primary && !has(c, Flag.Fed) && !replaceLeftOver(c, v)) toClient(v.at, v.length);
+}
+
+/**
+ * A socket that a daemon or a server before ours has left at the client's numbers answers the client's SYN. The
+ * client would reset it and say its SYN once more (RFC 9293 section 3.5.1): that is done in its place, once, so that
+ * it waits for nothing. False when it is the client's own affair.
+ */
+function replaceLeftOver(c: Connection, v: View): bool {
+  const isSigned = c.reason == Reason.Md5 || c.reason == Reason.AuthOption;
+  const isMeant = c.phase == Phase.Syn && (v.flags & ACK) != 0 && !has(c, Flag.Asked) && !isSigned;
+  if (!isMeant || c.tries || !hasRoom()) return false;
+  c.tries++;
+  resetStranger(v);
+  sendSyn(c);
+  return true;
 }
 
 /**

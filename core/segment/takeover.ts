@@ -61,7 +61,7 @@ import {
   yieldOutput,
 } from "./comparing";
 import { holdFin, isFinDue, isGone, refuse } from "./ending";
-import { enterFed, owes, pump } from "./feeder";
+import { endServer, enterFed, owes, pump } from "./feeder";
 import { arm, leave, shownOctets } from "./recovery";
 import { endJoining, markJoining, startBringing, stopBringing } from "./telling";
 
@@ -334,6 +334,7 @@ export function demote(): void {
     if (!has(c, Flag.Hot) || c.reason == Reason.Joining) {
       // Unknown to the new primary: its end here is explicit, not a zombie.
       if (c.leg >= Leg.SynAck && c.phase < Phase.Closed) resetServer(c);
+      else if (has(c, Flag.Fed)) endServer(c);
       release(c);
       continue;
     }

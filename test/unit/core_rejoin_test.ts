@@ -5,7 +5,17 @@
  * told of the connections that live, its server is played them, and it is the next to take over.
  */
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
-import { CLIENT_V4, Driver, encodeOpen, fromServer, on, openOf, Reason } from "./core_driver.ts";
+import {
+  CLIENT_V4,
+  Driver,
+  encodeOpen,
+  fromClient,
+  fromServer,
+  on,
+  openOf,
+  PORT,
+  Reason,
+} from "./core_driver.ts";
 import { Replicas } from "./replicas.ts";
 import { pick, rounds, seededTest } from "./seeded.ts";
 import {
@@ -20,7 +30,7 @@ import {
   runFor,
   talk,
 } from "./talks.ts";
-import { buildPacket, parsePacket, TcpFlag } from "./twin.ts";
+import { buildOptions, buildPacket, findOption, parsePacket, TcpFlag } from "./twin.ts";
 
 /** More than any of the clients says. */
 const ALL = 1 << 20;
@@ -131,6 +141,42 @@ Deno.test("a socket that a former server has left at the client's numbers gives 
   const again = on("app", driver.drain()).map(parsePacket);
   deepStrictEqual(again.map(({ flags, seq }) => [flags, seq]), [[TcpFlag.syn, 1000]]);
 });
+
+Deno.test("a socket that was left behind does not answer the SYN of a new client", () => {
+  for (const family of [4, 6] as const) {
+    const driver = new Driver({ family });
+    driver.takeOver();
+    const options = buildOptions({ mss: 1460, sackPermitted: true, stamps: [7, 0], scale: 9 });
+    const syn = {
+      sourcePort: 10000,
+      destinationPort: PORT,
+      seq: 1000,
+      flags: TcpFlag.syn,
+      window: 64000,
+    };
+    const net = [buildPacket(fromClient({ ...syn, options }, family))];
+    const [first] = on("app", driver.pass({ net }));
+    const left = { destinationPort: 10000, seq: 77, ack: 888, flags: TcpFlag.ack, window: 9 };
+    const app = [buildPacket(fromServer(left, family))];
+    const outputs = driver.pass({ app });
+    deepStrictEqual(on("net", outputs), []);
+    const [reset, again] = on("app", outputs);
+    deepStrictEqual([parsePacket(reset).flags, parsePacket(reset).seq], [TcpFlag.rst, 888]);
+    deepStrictEqual(saidBySyn(again), saidBySyn(first));
+    // If its kernel does not believe the RST, the client has to see to it.
+    strictEqual(on("net", driver.pass({ app })).length, 1);
+  }
+});
+
+/** What a SYN offers, wherever its options stand. */
+function saidBySyn(bytes: Uint8Array): unknown {
+  const { seq, flags, window, options } = parsePacket(bytes);
+  const values = [2, 3, 4, 8].map((kind) => {
+    const { at, length } = findOption(options, kind)!;
+    return options.slice(at, at + length - 2);
+  });
+  return { seq, flags, window, values };
+}
 
 seededTest("a standby's server dies, and the next one is brought its connections", (random) => {
   for (let round = 0; round < rounds(20); round++) {
