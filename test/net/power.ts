@@ -2,9 +2,10 @@
  * power.ts - disks of their own for hosts of a site, which lose their power as real ones do
  *
  * Theory of operation
- * A host's state directory is an ext4 file system on a loop device. `cutAll()` stops the file systems
- * as they are (FS_IOC_SHUTDOWN without a flush of the journal, as file systems' own tests do): what was not
- * synced is lost, whoever still runs gets EIO. `restore()` mounts a copy of what the device has, whose journal
+ * A host's state directory is an ext4 file system on a loop device. `cutAll()` ends all that runs on the hosts, then
+ * stops the file systems as they are (FS_IOC_SHUTDOWN without a flush of the journal, as file systems' own tests do):
+ * what was not synced is lost. Nobody may run while it does: an fdatasync(2) that is under way may return 0 for what
+ * is lost (11 of 60 times on Linux 6.18), and a host without power tells nobody so. `restore()` mounts a copy of what the device has, whose journal
  * the kernel replays; a copy, as the kernel may still write to the device of the dead file system.
  *
  *   image 0 ── loop ── ext4 ──shutdown──> | copied | ──> image 1 ── loop ── ext4 ──> ...
@@ -56,14 +57,10 @@ export class Disks {
    */
   async cutAll(): Promise<number> {
     const hosts = [...this.#mounts.keys()];
-    const atMs = Date.now();
-    await runProcess("python3", [
-      "-c",
-      SHUT_DOWN,
-      ...[...this.#mounts.values()].map(({ at }) => at),
-    ]);
-    await Promise.all(hosts.map((host) => this.#site.crash(host)));
-    return atMs;
+    const cuts = await Promise.all(hosts.map((host) => this.#site.crash(host)));
+    const places = [...this.#mounts.values()].map(({ at }) => at);
+    await runProcess("python3", ["-c", SHUT_DOWN, ...places]);
+    return Math.min(...cuts);
   }
 
   /** Gives a host its power back: what its disk has is there again, and its daemon is started. */
