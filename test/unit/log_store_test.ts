@@ -244,6 +244,7 @@ seededTest(
       }
     }
   },
+  { fresh: true },
 );
 
 Deno.test("a log in a real directory is found again, and belongs to one process", async () => {

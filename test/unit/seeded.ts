@@ -1,12 +1,14 @@
 /**
  * seeded.ts - unit tests whose random choices a seed repeats
  *
- * Every such test prints its seed first; `HOLDFAST_SEED=N` repeats it. Of itself each test has a seed of
- * its own that stays, so that what fails is what was changed; `HOLDFAST_SEED=random` takes another one in
- * each run, which is how what nobody thought of is looked for, and `--full` does so (test/run.ts). `HOLDFAST_FUZZ` is how many
- * times as long as usual the random parts run: 1 by default, 0.1 for a tenth. Without it, ten times
- * the share HOLDFAST_REPEAT of the promised repetitions (test/run.ts), so `--full` runs ten times as
- * many.
+ * Every such test prints its seed first; `HOLDFAST_SEED=N` repeats it. Of itself a test has a seed of its own
+ * that stays, so that what fails is what was changed, unless each run is to try other moments (`fresh`).
+ * `HOLDFAST_SEED=random` takes another one each time for all, to look for what nobody thought of; so does
+ * `--full` (test/run.ts).
+ *
+ * `HOLDFAST_FUZZ` is how many times as long as usual the random parts run: 1 by default, 0.1 for a tenth.
+ * Without it, ten times the share HOLDFAST_REPEAT of the promised repetitions (test/run.ts), so `--full` runs
+ * ten times as many.
  */
 import { Random, seedOfRun } from "../net/random.ts";
 
@@ -15,10 +17,15 @@ import { Random, seedOfRun } from "../net/random.ts";
  *
  * @param name Title: the subject and the claim.
  * @param body The test.
+ * @param options `fresh`: another seed in each run, whoever runs it.
  */
-export function seededTest(name: string, body: (random: Random) => void): void {
+export function seededTest(
+  name: string,
+  body: (random: Random) => void,
+  { fresh = false }: { fresh?: boolean } = {},
+): void {
   Deno.test(name, () => {
-    const seed = seedOfRun(seedOf(name));
+    const seed = seedOfRun(fresh ? null : seedOf(name));
     console.log(`seed ${seed}  ->  HOLDFAST_SEED=${seed}`);
     try {
       body(new Random(seed));
