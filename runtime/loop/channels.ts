@@ -181,14 +181,7 @@ export class Channels {
     // Whatever an earlier standby had is gone: those connections are unprotected.
     service.dropKeeper("standby");
     service.addKeeper("standby", hello.logLimit);
-    channel.send({
-      kind: "welcome",
-      node: this.#options.node,
-      epoch: replica.epoch,
-      mtu: options.mtu,
-      logLimit: options.logLimit,
-      capacity: options.capacity,
-    }, nowMs);
+    this.#sayWelcome(service, channel, nowMs);
     replica.handleChannelUp(replica.epoch, hello.session);
     log("info", "standby joined", {
       service: options.name,
@@ -201,6 +194,18 @@ export class Channels {
     log("info", "standby refused", fields);
     seal?.close();
     libc.close(fd);
+  }
+
+  /** What we can keep, for who follows us. */
+  #sayWelcome({ options, replica }: Service, channel: Channel, nowMs: number): void {
+    channel.send({
+      kind: "welcome",
+      node: this.#options.node,
+      epoch: replica.epoch,
+      mtu: options.mtu,
+      logLimit: options.logLimit,
+      capacity: options.capacity,
+    }, nowMs);
   }
 
   /** Standby: takes the hello of who follows us. */
@@ -228,14 +233,7 @@ export class Channels {
     channel.epoch = replica.epoch;
     service.next = { channel, session, logLimit };
     core.wasm.loseNext();
-    channel.send({
-      kind: "welcome",
-      node: this.#options.node,
-      epoch: replica.epoch,
-      mtu: options.mtu,
-      logLimit: options.logLimit,
-      capacity: options.capacity,
-    }, nowMs);
+    this.#sayWelcome(service, channel, nowMs);
     this.nameChain(service, [], nowMs);
     log("info", "next replica joined", { service: options.name, node: hello.node });
   }
