@@ -159,6 +159,7 @@ export function init(memoryMiB: u32, capacity: u32, family: u32, chained: u32): 
   s.capacity = capacity;
   s.family = family;
   s.messageSeq = 1;
+  s.segment = 1;
   s.finWaitMs = FIN_WAIT_MS;
   s.feeding = 1;
   s.lagMs = LAG_MS;

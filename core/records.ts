@@ -54,7 +54,6 @@ import {
   has,
   indexOf,
   isAccepted,
-  isBeingTold,
   Leg,
   Phase,
   Reason,
@@ -309,7 +308,7 @@ export function flushDirty(): void {
       // In log mode an end that is held may be the server's death, after which another one goes on.
       const ends = has(c, Flag.ServerFin) && !has(c, Flag.Logged | Flag.FinHeld);
       const flags = (c.phase >= Phase.Open ? 1 : 0) | (ends ? 2 : 0) |
-        (isGone(c) ? 4 : 0) | (tells ? 8 : 0) | (isBeingTold(c) ? 0 : 16);
+        (isGone(c) ? 4 : 0) | (tells ? 8 : 0) | (c.toldAgainIn ? 0 : 16);
       const to = begin(c, RecordType.Progress, flags, PROGRESS_SIZE);
       store<u32>(to, c.cliAck, 8);
       store<u32>(to, c.cliWnd, 12);

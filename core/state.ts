@@ -206,7 +206,7 @@ export class State {
   replayedAt: u32 = 0;
   /** Log mode: a client is slowed when its log is full, instead of going on unprotected. */
   logHolds: u32 = 0;
-  /** Segment of the disk's log that the next message goes to; 0 where there is none. */
+  /** Segment of the log that the next message goes to, from 1 on; without a disk it moves as others are told again. */
   segment: u32 = 0;
   /** 1 while there may be connections that the standby has not been told of. */
   bringing: u32 = 0;
@@ -214,12 +214,11 @@ export class State {
   keepLimit: u32 = 0;
   /**
    * Telling again (segment/telling.ts): the record it has come to, 1 while that one is being told, its
-   * generation, the segment where that began, and the next octet of its log.
+   * generation, and the next octet of its log.
    */
   tellNext: u32 = 0;
   telling: u32 = 0;
   tellGeneration: u32 = 0;
-  tellSegment: u32 = 0;
   tellSeq: u32 = 0;
   /** `Hint`: what both streams of a connection are known to be. */
   hint: u32 = 0;

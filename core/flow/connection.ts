@@ -266,7 +266,10 @@ export class Connection {
   nextDisputed: u32 = 0;
   /** Segment of the disk's log that its OPEN lies in (`State.segment`). */
   toldIn: u32 = 0;
-  /** Standby: segment of its OPEN of late, while what is told again is not all there yet; else 0. */
+  /**
+   * Segment of its OPEN of late, while it is not told again to its end: of the primary who began that, or, should
+   * that one be gone, of the next one too, whose messages follow in the same log; else 0.
+   */
   toldAgainIn: u32 = 0;
   /** Since when one server alone has ended. */
   disputedAt: u32 = 0;

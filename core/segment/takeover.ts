@@ -123,7 +123,6 @@ export function promote(staying: Staying): u32 {
     adoptOutput(c, peerStays);
     c.writeMs = 0;
     c.readMs = 0;
-    c.toldAgainIn = 0;
     c.flags |= Flag.Taken;
     c.saidMost = later(c.sndShown, c.cliAck) + UNKNOWN_OUTPUT_MAX;
     c.takenAtMs = s.now;
@@ -182,6 +181,7 @@ export function promote(staying: Staying): u32 {
   if (staying == Staying.Store && taken) noteInput();
   rebuildFree();
   s.speakNext = 0;
+  stopBringing();
   if (staying == Staying.Next) startBringing();
   return taken;
 }

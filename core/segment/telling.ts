@@ -25,7 +25,9 @@
  *   '- needed no more once all that lies before a segment was told again ------------------'
  *
  * A standby with a log on disk of its own hears all that too, and may forget its older messages as well
- * once it has the PROGRESS.
+ * once it has the PROGRESS, which says so (`toldAgainIn`). Telling may end in the midst of one, as a standby comes or
+ * goes, or the primary dies: until somebody has told of that one to its end, no PROGRESS says so.
+ *
  * Telling again, to a replica further down the chain: it gets what the standby is told, handed on. When it has
  * come, `retell()` begins a new segment, so that all is told again for which the OPEN was told before; the standby
  * takes it for repetition, as above, and its connections stay protected.
@@ -184,12 +186,13 @@ export function tellAgain(below: u32, octets: u32): bool {
       s.telling = 1;
       if (!has(c, Flag.Hot)) follow(c);
       s.tellGeneration = c.generation;
-      s.tellSegment = s.segment;
+      c.toldAgainIn = s.segment;
       s.tellSeq = c.irs + 1;
     }
     if (!tellLog(c, stop)) return true;
     s.telling = 0;
-    c.toldIn = s.tellSegment;
+    c.toldIn = c.toldAgainIn;
+    c.toldAgainIn = 0;
     markDirty(c);
   }
   s.tellNext = 0;
@@ -204,7 +207,7 @@ export function tellAgain(below: u32, octets: u32): bool {
 export function tellAnew(c: Connection): void {
   const s = state();
   writeAgain(c);
-  s.tellSegment = s.segment;
+  c.toldAgainIn = s.segment;
   s.tellSeq = c.irs + 1;
 }
 

@@ -528,7 +528,9 @@ export function decodeRecords(body: Uint8Array): DecodedRecord[] {
   const records: DecodedRecord[] = [];
   for (let at = 0; at < body.length;) {
     const type = body[at];
-    const head = sizes[type];
+    const isAgain = type === RecordType.open && (body[at + 1] & 2) !== 0;
+    const isLast = type === RecordType.data && (body[at + 1] & 1) !== 0;
+    const head = isAgain ? 92 : isLast ? 20 : sizes[type];
     if (head === undefined) throw new Error(`Cannot decode a record: its type is ${type}`);
     const length = type === RecordType.data
       ? view.getUint32(at + 12, true)

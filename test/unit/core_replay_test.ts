@@ -5,9 +5,23 @@
  * also while they are played the log, and for two of which the second has no server before it speaks.
  * While nobody serves it a client is held: answered, and told of no end.
  */
-import { ok, strictEqual } from "node:assert/strict";
+import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import type { Random } from "../net/random.ts";
-import { isAfter, Phase, Reason } from "./core_driver.ts";
+import {
+  CLIENT_V4,
+  decodeRecords,
+  Driver,
+  encodeData,
+  encodeOpen,
+  encodeProgress,
+  isAfter,
+  joined,
+  LOG_LIMIT,
+  openOf,
+  Phase,
+  Reason,
+  RecordType,
+} from "./core_driver.ts";
 import { DiskHost, PowerCut } from "./disk_host.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { Replicas, type ReplicasOptions } from "./replicas.ts";
@@ -431,3 +445,68 @@ function randomAnswer(count: number): Uint8Array {
     (_, i) => Math.imul(i + 7, count * 2654435761) >>> 13,
   );
 }
+
+/** Says of progress: what was told again of the connection was told to its end. */
+const TOLD_AGAIN = 16;
+
+/** A host in log mode that has read `bodies`, each from a segment of its own, and goes on from them. */
+function reader(bodies: readonly Uint8Array[]): Driver {
+  const driver = new Driver();
+  const { wasm } = driver.core;
+  wasm.setLogMode(1, 0);
+  wasm.setRole(1);
+  for (const [index, body] of bodies.entries()) {
+    wasm.setSegment(index + 1);
+    driver.pass({ bodies: [body] });
+  }
+  wasm.setSegment(bodies.length + 1);
+  driver.takeOver("store");
+  return driver;
+}
+
+/** The next message, with the progress of all connections. */
+function nextBody(driver: Driver): Uint8Array {
+  driver.core.wasm.markAll();
+  driver.drain();
+  return driver.takeBody()!.body;
+}
+
+/** Whether some progress in it says that a connection was told again to its end. */
+function saysToldAgain(body: Uint8Array): boolean {
+  const progress = decodeRecords(body).filter(({ type }) => type === RecordType.progress);
+  ok(progress.length > 0);
+  return progress.some(({ flags }) => (flags & TOLD_AGAIN) !== 0);
+}
+
+Deno.test("what was told again in part is not called all of it, by who tells it nor by the next", () => {
+  const open = openOf({ client: CLIENT_V4, clientPort: 10000, irs: 1000, iss: 5000 });
+  const said = encodeData(0, 1001, new Uint8Array(100_000));
+  const shown = { cliAck: 5001, ackShown: 101_001, edgeShown: 164_000, sndShown: 5001 };
+  const first = joined(encodeOpen(0, open), said, encodeProgress(0, shown));
+  const teller = reader([first]);
+  const { wasm } = teller.core;
+  nextBody(teller);
+  strictEqual(wasm.tellAgain(2, 20_000), 1);
+  const part = nextBody(teller);
+  strictEqual(saysToldAgain(part), false);
+
+  // It dies. Of who goes on from its log the next one in turn must not believe that the first segment can go.
+  const second = reader([first, part]);
+  const own = nextBody(second);
+  strictEqual(saysToldAgain(own), false);
+  strictEqual(reader([first, part, own]).core.wasm.oldestTold(), 1);
+
+  // It lives, and begins once more, as a standby has come.
+  wasm.standbyJoined(LOG_LIMIT);
+  strictEqual(saysToldAgain(nextBody(teller)), false);
+  const rest: Uint8Array[] = [];
+  for (let more = true; more;) {
+    more = wasm.tellAgain(2, 20_000) !== 0;
+    rest.push(nextBody(teller));
+  }
+  deepStrictEqual(rest.map(saysToldAgain), rest.map((_, index) => index === rest.length - 1));
+  const whole = joined(...rest);
+  strictEqual(reader([first, part, whole]).core.wasm.oldestTold(), 3);
+  const { core } = reader([whole]);
+  strictEqual(core.view.getUint32(core.wasm.recordAt(0) + core.offsets.rcvNxt, true), 101_001);
+});
