@@ -453,6 +453,25 @@ export class Site {
     });
   }
 
+  /** Waits until the client's kernel knows of no connection any more, but for those in TIME-WAIT. */
+  async waitClientsGone(): Promise<void> {
+    const { netns } = this.topology.client;
+    const args = [
+      "netns",
+      "exec",
+      netns,
+      "ss",
+      "-Htan",
+      "state",
+      "connected",
+      "exclude",
+      "time-wait",
+    ];
+    await until(async () => {
+      return (await runProcess("ip", args)).trim() === "";
+    }, { what: "the last ACKs of clients that have ended", timeoutMs: 30_000 });
+  }
+
   /** Starts the mixed client; it waits for {@linkcode Workload.go}. */
   async startWorkload(options: WorkloadOptions): Promise<Workload> {
     const flags: Record<string, number | string | undefined> = {

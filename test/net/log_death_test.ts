@@ -195,6 +195,8 @@ async function strikeOften(
       what: "connections to be live",
       timeoutMs: TIMEOUT_MS,
     });
+    // What a client has to say of this round still, it must not say in the next one's capture.
+    await site.waitClientsGone();
     console.log(
       `${load.clients} at a time, round ${round + 1} of ${rounds}: ${what} after ` +
         `${momentMs.toFixed(0)} ms, done ${tookMs} ms later`,
