@@ -248,9 +248,10 @@ export class Endpoint {
         this.#nxt++;
         if (this.#sentMost < this.#nxt) this.#endsLast = this.ended;
       }
-      if (this.#ackDue && packets.length === 0) packets.push({ seq: this.#seqOf(this.#nxt) });
-      this.#ackDue = false;
       this.#sentMost = Math.max(this.#sentMost, this.#nxt);
+      // Not the number of what is being repeated, which the other side may have: Linux and FreeBSD do so, too.
+      if (this.#ackDue && packets.length === 0) packets.push({ seq: this.#seqOf(this.#sentMost) });
+      this.#ackDue = false;
     }
     return packets.map((packet) => this.#build(packet));
   }
@@ -327,7 +328,8 @@ export class Endpoint {
     }
     if (offset > this.#shownEdge || end < this.#got || (end === this.#got && offset < this.#got)) {
       this.#ackDue = true;
-      if (offset > this.#shownEdge) return;
+      // Linux takes an ACK of one that ends right where its window begins, and of none before.
+      if (offset > this.#shownEdge || end < this.#got) return;
     }
     if ((packet.flags & TcpFlag.ack) === 0) return;
     const ack = (packet.ack - this.#options.iss - 1) | 0;
