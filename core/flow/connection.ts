@@ -257,6 +257,8 @@ export class Connection {
   rtoMs: u32 = 0;
   openedAt: u32 = 0;
   seenAt: u32 = 0;
+  /** When our server's kernel last said something of it, in milliseconds. */
+  spokeAt: u32 = 0;
   // Lists (index + 1).
   nextDirty: u32 = 0;
   nextPump: u32 = 0;

@@ -23,7 +23,10 @@
  * Where what was said long ago is played (log mode, re-join), the client's FIN waits until our server has
  * written what the client had acknowledged when it said it: the
  * server before ours had written that by then. One that reads the FIN earlier may take it for a client
- * that is gone, and end without writing what the client has (nginx does).
+ * that is gone, and end without writing what the client has (nginx does). With commit "ack" a FIN that the
+ * standby never heard may have been answered already: its repetition acknowledges the answer too, which no
+ * server writes before it has read the FIN. So there it waits no longer than until a server that has all
+ * before it has said nothing for `fin_wait`.
  *
  * The link is a TUN device: lossless but for full queues, so there is no congestion control; a
  * timer with go-back-N (FEED_RTO_*) covers what is dropped.
@@ -47,7 +50,7 @@ import {
   SLOT_SIZE,
   SUPER_SEGMENT,
 } from "../limits";
-import { count, Counter, Divergence, Role, state } from "../state";
+import { Commit, count, Counter, Divergence, Role, state } from "../state";
 import { after, before, earlier, later } from "../wire/bytes";
 import { ACK, FIN, PSH } from "../wire/packet";
 import { Connection, Flag, has, indexOf, isStored, Leg, Phase, Reason } from "../flow/connection";
@@ -350,9 +353,12 @@ export function pump(c: Connection): void {
  * what shows that it goes on (lag.ts).
  */
 function mayEnd(c: Connection): bool {
+  const s = state();
   const isPlayed = has(c, Flag.Logged) || c.reason == Reason.Joining;
-  if (!isPlayed || state().divergence == Divergence.Ignore) return true;
-  return !c.ahead && !before(c.sndNxt, c.finAck);
+  if (!isPlayed || s.divergence == Divergence.Ignore) return true;
+  if (!c.ahead && !before(c.sndNxt, c.finAck)) return true;
+  const hasAll = c.legAck == c.finSeq;
+  return s.commitMode == Commit.Ack && hasAll && s.now - c.spokeAt >= s.finWaitMs;
 }
 
 /**
@@ -401,8 +407,9 @@ function feed(c: Connection): void {
       c.rtoMs = FEED_RTO_MIN_MS;
       startTimer(c, s.now + c.rtoMs);
     }
-  } else if (before(c.legNxt, dataEnd)) {
-    // The kernel's window is closed: probe it now and then, as its update may have been dropped.
+  } else if (before(c.legNxt, c.rcvNxt)) {
+    // The kernel's window is closed: probe it now and then, as its update may have been dropped. Or the FIN
+    // waits, see mayEnd().
     if (!has(c, Flag.Timer)) startTimer(c, s.now + FEED_RTO_MAX_MS);
   }
   // What the client has need not be parked.

@@ -131,6 +131,7 @@ export function fromServer(packet: usize, length: u32): void {
     return;
   }
   c.seenAt = s.now;
+  c.spokeAt = s.now;
   if ((v.flags & (SYN | ACK)) == (SYN | ACK)) onSynAck(c, v, primary);
   else if (v.flags & RST) onReset(c, v, primary);
   else if ((v.flags & ACK) != 0 && c.leg >= Leg.SynAck) {

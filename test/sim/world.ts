@@ -151,8 +151,7 @@ export class World implements Surroundings, Path, Scene {
     this.hint = hint;
     this.mixed = mixed;
     const links = 1 + this.random.integer(2);
-    // Where whole logs are kept, "ack" leaves connections behind that are over: ARCHITECTURE.md, "Known limits".
-    this.commit = this.random.next() < 0.7 || mixed ? "strict" : "ack";
+    this.commit = this.random.next() < 0.7 ? "strict" : "ack";
     const options = {
       heartbeatMs: HEARTBEAT_MS,
       detect: DETECT,

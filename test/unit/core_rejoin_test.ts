@@ -16,6 +16,7 @@ import {
   PORT,
   Reason,
 } from "./core_driver.ts";
+import type { Endpoint } from "./endpoint.ts";
 import { Replicas } from "./replicas.ts";
 import { pick, rounds, seededTest } from "./seeded.ts";
 import {
@@ -119,6 +120,30 @@ seededTest("of whom more was said than is kept stays unprotected, and says so", 
     checkEmpty(replicas);
     strictEqual(driver.core.wasm.blockOctetsFree(), free);
   }
+});
+
+Deno.test("with commit ack, a FIN that a dead primary's server has answered keeps no standby from its place", () => {
+  const answer = Uint8Array.from({ length: 3000 }, (_, i) => i >>> 3);
+  const program = (server: Endpoint) => {
+    server.onEnd = () => server.write(answer);
+  };
+  const replicas = new Replicas({ program, commit: "ack", keep: ALL });
+  const client = replicas.connect(10000);
+  replicas.run(() => client.state === "open" && replicas.keptPorts().length === 1);
+  replicas.standby!.lag = Infinity;
+  client.write(new Uint8Array(1000).fill(1));
+  client.end();
+  replicas.run(() => client.received.length === answer.length);
+  for (let i = 0; i < 3; i++) replicas.step();
+  strictEqual(client.isDrained, false, "what the standby had not heard was acknowledged");
+  replicas.crash(Infinity);
+  replicas.run(() => client.isDrained);
+  replicas.join();
+  replicas.run(() => replicas.isWhole && replicas.keptPorts().length === 1);
+  for (const { servers } of [replicas.primary, replicas.standby!]) servers.get(10000)!.end();
+  replicas.run(() => client.ended);
+  checkOctets(client.received, answer, "client");
+  checkEmpty(replicas);
 });
 
 Deno.test("a socket that a former server has left at the client's numbers gives way", () => {

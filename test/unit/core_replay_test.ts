@@ -42,6 +42,7 @@ import {
 
 /** As in core/limits.ts. */
 const READ_LINGER_MS = 120_000;
+const FIN_WAIT_MS = 2000;
 
 /** Log mode with room for everything. */
 function logOptions(random: Random): ReplicasOptions {
@@ -271,6 +272,93 @@ seededTest(
       replicas.wait(READ_LINGER_MS);
       checkEmpty(replicas);
     }
+  },
+);
+
+/**
+ * With commit "ack": a client that says `request` and its end is answered by a primary whose standby hears of
+ * neither, and goes on when that one is dead.
+ */
+function beAnsweredAlone(
+  random: Random,
+  { program, warm, request }: {
+    program: ReplicasOptions["program"];
+    warm: boolean[];
+    request: Uint8Array;
+  },
+): { replicas: Replicas; client: Endpoint } {
+  const log = { holds: false, warm };
+  const tellOctets = pick(random, PACES);
+  const replicas = new Replicas({ program, commit: "ack", log, tellOctets });
+  const client = replicas.connect(10000);
+  replicas.run(() => client.state === "open" && replicas.standby!.inbox.length === 0);
+  for (let i = 0; i < 10; i++) replicas.step();
+  replicas.standby!.lag = Infinity;
+  client.write(request);
+  client.end();
+  replicas.run(() => client.ended);
+  strictEqual(client.isDrained, false, "octets were acknowledged that the standby had not heard");
+  replicas.crash(Infinity);
+  for (let i = random.integer(5); i > 0; i--) replicas.step();
+  replicas.startServers();
+  return { replicas, client };
+}
+
+seededTest(
+  "log mode: a FIN that the dead primary alone had heard, and its server answered, is no riddle to the next",
+  (random) => {
+    for (const warm of [[], [false, true, false], [false, true, true]]) {
+      const request = randomOctets(random, 10_000);
+      const program = (server: Endpoint) => {
+        server.onEnd = () => {
+          server.write(server.received.subarray(0, 2000));
+          server.end();
+        };
+      };
+      const { replicas, client } = beAnsweredAlone(random, { program, warm, request });
+      // The next standby may be told of it before that server has heard the FIN.
+      replicas.run(() => replicas.primary.servers.get(10000)?.received.length === request.length);
+      const server = replicas.primary.servers.get(10000)!;
+      strictEqual(server.ended, false);
+      replicas.join();
+      replicas.run(() => client.isDrained && server.ended && server.isDrained);
+      checkOctets(client.received, request.slice(0, 2000), "client");
+      checkOctets(server.received, request, "server");
+      checkEmpty(replicas);
+    }
+  },
+);
+
+seededTest(
+  "log mode: a server that is slow to answer what came with such a FIN is given time before it hears that",
+  (random) => {
+    const request = randomOctets(random, 3000);
+    const answer = randomOctets(random, 500);
+    const atWork: Endpoint[] = [];
+    let isSlow = false;
+    const program = (server: Endpoint) => {
+      server.onOctets = () => {
+        if (server.received.length < request.length) return;
+        if (isSlow) atWork.push(server);
+        else server.write(answer);
+      };
+      // As nginx does: a client that seems to be gone is answered no more.
+      server.onEnd = () => {
+        atWork.length = 0;
+        server.end();
+      };
+    };
+    const { replicas, client } = beAnsweredAlone(random, { program, warm: [], request });
+    isSlow = true;
+    replicas.run(() => atWork.length > 0);
+    const fromMs = replicas.nowMs;
+    replicas.run(() => replicas.nowMs - fromMs > FIN_WAIT_MS / 2);
+    const server = replicas.primary.servers.get(10000)!;
+    strictEqual(server.ended, false);
+    for (const each of atWork) each.write(answer);
+    replicas.run(() => client.isDrained && server.ended && server.isDrained);
+    checkOctets(client.received, answer, "client");
+    checkEmpty(replicas);
   },
 );
 
