@@ -299,7 +299,6 @@ function applyAgain(record: usize): void {
   c.cliAck = load<u32>(record, 64);
   c.sndShown = load<u32>(record, 68);
   c.outShown = load<u64>(record, 72);
-  c.peerSnd = c.sndShown;
   if (has(c, Flag.Logged)) {
     c.sndNxt = c.sndShown;
     parkFrom(c, c.sndShown);

@@ -9,7 +9,7 @@
  *
  *   does not write   all that our kernel has sent is acknowledged and the client takes more, so the
  *                    kernel has nothing left; and the other server has written more (for a standby:
- *                    the client has it already). A kernel that has room and still lacks input has
+ *                    and the client has it already). A kernel that has room and still lacks input has
  *                    lost it on the way: it is the client's RTO that its program waits for
  *   does not read    our kernel's window is closed, and the other server has read an eighth of
  *                    `log_limit` more, and a quarter of what ours has not. What is read is estimated as
@@ -59,7 +59,7 @@ import {
   PROVE_MS,
 } from "../limits";
 import { Role, state } from "../state";
-import { after, before, later } from "../wire/bytes";
+import { after, before, earlier, later } from "../wire/bytes";
 import { at, Connection, Flag, has, Leg, Phase, Reason, Stands } from "../flow/connection";
 import { dropOctets, markDirty, stopTimer, unprotect } from "../flow/lifecycle";
 import { Finding, noteFinding } from "../judgement";
@@ -214,8 +214,16 @@ function unwritten(c: Connection, primary: bool): u32 {
   // The standby's kernel may write all that the client has, and the client's window more (feeder.ts).
   const window = (c.cliWnd << c.cliWs) + (primary ? 0 : c.cliAck - c.sndNxt);
   if (isTooSmall(c, window)) return 0;
-  if (!primary) return c.cliAck - c.sndNxt;
-  return after(c.peerSnd, c.sndNxt) ? c.peerSnd - c.sndNxt : 0;
+  const theirs = theirsDelivered(c, primary);
+  return after(theirs, c.sndNxt) ? theirs - c.sndNxt : 0;
+}
+
+/**
+ * How far the other server has written, and for a standby, of that what the client has. With commit "ack" a client
+ * may have more of one that has died than any that lives.
+ */
+function theirsDelivered(c: Connection, primary: bool): u32 {
+  return primary ? c.peerSnd : earlier(c.peerSnd, c.cliAck);
 }
 
 /** How much more input the other server has read; 0 when ours may not have been given more. */
@@ -237,7 +245,7 @@ function judge(c: Connection, primary: bool): void {
     s.hungAt = s.now;
   }
   const ours = writes ? c.sndNxt : readUpTo(c);
-  const theirs = writes ? primary ? c.peerSnd : c.cliAck : c.peerRead;
+  const theirs = writes ? theirsDelivered(c, primary) : c.peerRead;
   noteFinding(
     writes ? Finding.OursStopsWriting : Finding.OursStopsReading,
     c,

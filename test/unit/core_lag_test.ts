@@ -19,7 +19,7 @@
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import type { Random } from "../net/random.ts";
 import type { CoreFinding } from "../../runtime/protocol/judge.ts";
-import { encodeReport, Leg, Reason } from "./core_driver.ts";
+import { encodeReport, isAfter, Leg, Reason } from "./core_driver.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { type Host, Replicas } from "./replicas.ts";
 import { pick, rounds, seededTest } from "./seeded.ts";
@@ -449,6 +449,37 @@ seededTest("nobody is found who stops for less, or when both do, or for a client
     deepStrictEqual(world.found, []);
     for (const host of sides) strictEqual(host.driver.core.wasm.hangs(), 0);
   }
+});
+
+Deno.test("with commit ack, no server is blamed for an answer to what its client has yet to say again", () => {
+  const question = new Uint8Array(1000).fill(7);
+  const program = (server: Endpoint) => {
+    server.onOctets = (octets) => server.write(octets);
+  };
+  let isCut = false;
+  const fate = () => isCut ? [] : [0];
+  const replicas = new Replicas({ program, fate, commit: "ack", keep: 1 << 20 });
+  const client = replicas.connect(40000);
+  replicas.run(() => client.state === "open" && replicas.keptPorts().length === 1);
+  replicas.standby!.lag = Infinity;
+  client.write(question);
+  replicas.run(() => client.received.length === question.length);
+  replicas.crash(Infinity);
+  const { primary } = replicas;
+  const hasMore = () =>
+    isAfter(primary.driver.field(0, "cliAck"), primary.driver.field(0, "sndNxt"));
+  replicas.run(hasMore);
+  isCut = true;
+  replicas.join();
+  replicas.standby!.driver.core.wasm.setLag(LAG_BYTES, LAG_MS);
+  replicas.run(() => replicas.keptPorts().length === 1);
+  for (let i = 0; i < 2 * LAG_MS; i++) replicas.step();
+  ok(hasMore(), "its client has said it again");
+  for (const { driver } of [primary, replicas.standby!]) deepStrictEqual(driver.takeFindings(), []);
+  deepStrictEqual(replicas.keptPorts(), [40000]);
+  isCut = false;
+  replicas.run(() => client.isDrained && !hasMore());
+  strictEqual(client.received.length, question.length);
 });
 
 Deno.test("time in which the loop did not run is not the server's", () => {
