@@ -1,14 +1,15 @@
 /**
  * bounded.ts - P9: queues have their limits, and what connections held is free when they are gone
  */
-import { QUEUE_MAX, type SimHost } from "../host.ts";
+import { QUEUE_MAX, type RecordView, type SimHost } from "../host.ts";
 import { type Check, type Scene, Violation } from "./check.ts";
 
 /** BACKLOG_MAX of runtime/channel.ts. */
 const BACKLOG_OCTETS_MAX = 16 << 20;
 
-/** `Phase.Syn` of core/flow/connection.ts. */
+/** `Phase.Syn` and `Phase.Half` of core/flow/connection.ts. */
 const PHASE_SYN = 1;
+const PHASE_HALF = 2;
 
 /** Looks at hosts after each pass and at the end. */
 export class Bounded implements Check {
@@ -38,9 +39,8 @@ export class Bounded implements Check {
     for (const host of this.#scene.hosts) {
       const { wasm } = host.core;
       // A server whose client was lost without a word may keep what it had.
-      // One of a SYN that came late goes by its own timer, in HALF_OPEN_MS of core/limits.ts.
-      const stray = host.records().filter(({ field }) => field("phase") === PHASE_SYN).length;
-      const records = wasm.recordsUsed() - stray;
+      const strays = host.records().filter((record) => this.#isStray(record));
+      const records = wasm.recordsUsed() - strays.length;
       const used = (this.#free.get(wasm) ?? 0) - wasm.blockOctetsFree();
       const held = wasm.heldCount();
       if (records > lost || held > 0 || (lost === 0 && used > 0)) {
@@ -54,5 +54,14 @@ export class Bounded implements Check {
         );
       }
     }
+  }
+
+  /**
+   * Of a SYN that came late it goes by its own timer, in HALF_OPEN_MS of core/limits.ts. A server may have answered
+   * it; the client, whose connection is over, does not want that one.
+   */
+  #isStray({ port, field }: RecordView): boolean {
+    const isOver = this.#scene.clients.get(port)?.done === true;
+    return field("phase") === PHASE_SYN || (isOver && field("phase") === PHASE_HALF);
   }
 }
