@@ -365,6 +365,14 @@ export function isInputCommitted(): u32 {
   return isCommitted(state().inputSeq) ? 1 : 0;
 }
 
+/** 1 once after a standby was told of a connection that began before it came. */
+export function takeToldLate(): u32 {
+  const s = state();
+  const isLate = s.toldLate;
+  s.toldLate = 0;
+  return isLate;
+}
+
 /** 1 once after the peer sent something whose commit others wait for. */
 export function takeAckDue(): u32 {
   const s = state();

@@ -210,6 +210,8 @@ export class State {
   segment: u32 = 0;
   /** 1 while there may be connections that the standby has not been told of. */
   bringing: u32 = 0;
+  /** Standby: 1 after it was told of a connection that began before it came, until `takeToldLate()`. */
+  toldLate: u32 = 0;
   /** Hot mode: so much of what a client says is kept for a standby that comes later; 0 for nothing. */
   keepLimit: u32 = 0;
   /**

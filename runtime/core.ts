@@ -73,6 +73,8 @@ export interface CoreExports {
   committed(seq: number): void;
   /** True when nothing that clients sent waits for its commit. */
   isInputCommitted(): number;
+  /** 1 once after a standby was told of a connection that began before it came. */
+  takeToldLate(): number;
   /** 1 once after the peer sent something whose commit others wait for. */
   takeAckDue(): number;
   /** True while some record's timer runs, so that passes must go on without packets. */

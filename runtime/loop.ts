@@ -353,11 +353,10 @@ class DataLoop {
         this.#channels.closeNext(service, "the peer has started again", nowMs);
       }
       const heard = { node, nowMs, echoedMs, token };
+      // Before it is counted on again: it lacks what its last server had.
+      if (replica.partner !== node) this.#noteFurther(service, node, said.ready);
       this.#perform(service, replica.handleBeat(said, heard), nowMs);
-      if (replica.partner !== node) {
-        this.#noteFurther(service, node, said.ready);
-        continue;
-      }
+      if (replica.partner !== node) continue;
       if (said.ready && !service.peerReady) service.core.wasm.bring();
       service.peerReady = said.ready;
     }
@@ -371,6 +370,7 @@ class DataLoop {
     further.set(node, { isReady, wasReady: isReady || (before?.wasReady ?? false) });
     if (!isReady || before === undefined || before.isReady || !before.wasReady) return;
     if (!chain.names.some((name) => name.node === node)) return;
+    chain.forget(node);
     service.tellBelow = core.wasm.retell();
     service.isTold = false;
   }
@@ -487,6 +487,9 @@ class DataLoop {
     const { core: { wasm, bytes }, disk, replica } = service;
     const urgent = wasm.takeAckDue() !== 0;
     channel.owesWord ||= urgent;
+    if (wasm.takeToldLate() !== 0 && replica.isFurther) service.isBehind = true;
+    // The primary would count on us: our server is to come there first, see Channels.watch().
+    if (replica.isFurther && service.isBehind) return;
     if (disk === null || disk.isLost || replica.role !== "standby") {
       channel.kept = seq;
       return;

@@ -135,6 +135,7 @@ function apply(record: usize, left: u32): u32 {
       else if (isUnknown(record)) {
         applyOpen(record, false);
         applyAgain(record);
+        s.toldLate = 1;
       } else named(record)!.toldAgainIn = s.segment;
       return size;
     }

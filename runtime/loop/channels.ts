@@ -407,7 +407,9 @@ export class Channels {
     if (nowMs >= service.nextFurtherMs) {
       service.nextFurtherMs = nowMs + FURTHER_MS;
       if (channel?.owesFurther) channel.isFurtherDue = true;
+      const wasBehind = service.isBehind;
       service.isBehind = service.replica.isFurther && service.core.wasm.unsettled() !== 0;
+      if (wasBehind && !service.isBehind && channel !== null) channel.kept = channel.applied;
     }
     if (next !== null && !next.channel.open) this.closeNext(service, "its backlog is full", nowMs);
     else if (next !== null) this.#watchNext(service, next.channel, nowMs);

@@ -89,7 +89,7 @@ export class Service {
   readonly chain = new Chain();
   /** Primary: whether those further down are ready, and ever were, as their beats say. */
   readonly further = new Map<string, { isReady: boolean; wasReady: boolean }>();
-  /** Standby further down: its server is yet to come to where some connections are. */
+  /** Standby further down: its server is yet to come to where some connections are; so long it confirms nothing. */
   isBehind = false;
   /** When the primary is told next what is confirmed further down, milliseconds. */
   nextFurtherMs = 0;

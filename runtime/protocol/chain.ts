@@ -84,6 +84,16 @@ export class Chain {
     );
   }
 
+  /** Primary: that one has lost what it was told, and is told of all connections once more before it counts again. */
+  forget(node: string): void {
+    for (const member of this.#members) {
+      if (member.node !== node) continue;
+      member.mark = null;
+      member.offer = null;
+      member.isWhole = false;
+    }
+  }
+
   /** What each has applied; numbers beyond the names are of nobody. */
   setNumbers(numbers: readonly number[]): void {
     for (const [i, member] of this.#members.entries()) {
@@ -145,7 +155,7 @@ export class Chain {
         member.isWhole = false;
         isChanged = true;
       }
-      if (member.offer === null || (offer !== null && !isTaken)) break;
+      if (member.offer === null || (member.offer === offer && !isTaken)) break;
       if (!isBefore(member.seq, member.offer.before)) member.isWhole = true;
       offered++;
     }

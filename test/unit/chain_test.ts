@@ -74,6 +74,23 @@ Deno.test("one that was dropped is offered again later, with all that was sent b
   strictEqual(step(21, 20, AGAIN_MS + 2), "c");
 });
 
+Deno.test("one that has lost what it was told counts again when it was told all once more", () => {
+  const { chain, step } = made("c", "d");
+  chain.noteTold(20);
+  chain.setNumbers([30, 30]);
+  strictEqual(step(30, 30), "c d");
+  chain.forget("c");
+  strictEqual(chain.isTelling, true);
+  chain.setNumbers([40, 40]);
+  strictEqual(step(40, 40), "", "the next one is told by the first");
+  chain.noteTold(45);
+  strictEqual(step(45, 45), "");
+  chain.setNumbers([45, 45]);
+  strictEqual(step(50, 45), "c");
+  chain.setNumbers([50, 50]);
+  strictEqual(step(50, 50, AGAIN_MS + 1), "c d", "it lacks nothing, so it is offered at once");
+});
+
 Deno.test("another time of following begins anew", () => {
   const { chain, step } = made("c");
   chain.noteTold(10);
