@@ -17,7 +17,7 @@
 import assert from "node:assert/strict";
 import { netTest, type NetTestContext, repetitions, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
-import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 
 const WORKLOAD = {
   connections: 100,
@@ -33,7 +33,7 @@ const PASSAGE: Passage = {
   verdict: { hasLongSilence: true },
 };
 /** As much as any of them says, and room for all of it. */
-const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: "1GiB" };
+const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: MEMORY };
 /** Who takes over is protected again that soon, milliseconds: a few exchanges, and no re-join. */
 const PROTECTED_MS = 1000;
 const MODES = { hot: HOT, log: { mode: "log" } };

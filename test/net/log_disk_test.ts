@@ -18,7 +18,7 @@ import { netTest, repetitions, sleep } from "./conditions.ts";
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const WORKLOAD = {
@@ -33,7 +33,7 @@ const PASSAGE: Passage = {
   moment: [100, 4500],
   verdict: { mayShrink: true },
 };
-const SERVICE = { mode: "log", log: { store: "disk" } };
+const SERVICE = { mode: "log", log: { store: "disk" }, memory: MEMORY };
 const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
 
 /** For how long no daemon runs. */

@@ -15,7 +15,7 @@ import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, repetitions, sleep, until } from "./conditions.ts";
 import { mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
-import { LASTING_MIX } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const LAG_MS = 500;
@@ -29,7 +29,7 @@ const WORKLOAD = {
 const ONE_HOST: SiteOptions = {
   alone: true,
   hosts: ["a"],
-  service: { mode: "log", lag_time: `${LAG_MS}ms` },
+  service: { mode: "log", lag_time: `${LAG_MS}ms`, memory: MEMORY },
 };
 
 /** One request at a time; each takes five times lag_time. More wait to be accepted than it lets. */

@@ -23,7 +23,7 @@ import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
 import { Disks, POWER_TOOLS } from "./power.ts";
-import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const WORKLOAD = {
@@ -41,7 +41,7 @@ const PASSAGE: Passage = {
 };
 const PAIR: SiteOptions = {
   witness: true,
-  service: { mode: "log", log: { store: "disk" } },
+  service: { mode: "log", log: { store: "disk" }, memory: MEMORY },
 };
 
 /** Octets of a download. */

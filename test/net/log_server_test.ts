@@ -19,7 +19,7 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const WORKLOAD = {
@@ -31,7 +31,7 @@ const WORKLOAD = {
 };
 const PASSAGE: Passage = { workload: WORKLOAD, moment: [100, 4500] };
 /** Nobody listens at the first of the ports. */
-const SERVICE = { mode: "log", ports: [82, 80] };
+const SERVICE = { mode: "log", ports: [82, 80], memory: MEMORY };
 const ONE_HOST: SiteOptions = { alone: true, hosts: ["a"], service: SERVICE };
 
 /** Transfers that are held, each for some seconds on the wire. */

@@ -16,7 +16,7 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const WORKLOAD = {
@@ -26,7 +26,7 @@ const WORKLOAD = {
   rate: 4_000_000,
   mix: LASTING_MIX,
 };
-const SERVICE = { mode: "log" };
+const SERVICE = { mode: "log", memory: MEMORY };
 const CONTENT_OCTETS = 512 << 20;
 
 const PASSAGE: Passage = { workload: WORKLOAD, moment: [100, 4500] };

@@ -24,7 +24,7 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const WORKLOAD = {
@@ -40,8 +40,8 @@ const PASSAGE: Passage = {
   timeoutMs: 90_000,
   verdict: { hasLongSilence: true },
 };
-const HOT = { mode: "hot", log: { limit: "64MiB" }, memory: "1GiB" };
-const LOG = { mode: "log", log: { limit: "64MiB" }, memory: "1GiB" };
+const HOT = { mode: "hot", log: { limit: "64MiB" }, memory: MEMORY };
+const LOG = { mode: "log", log: { limit: "64MiB" }, memory: MEMORY };
 const CONTENT_OCTETS = 512 << 20;
 
 function siteOf(a: object, b: object, c?: object): SiteOptions {

@@ -16,7 +16,7 @@
 import assert from "node:assert/strict";
 import { netTest, type NetTestContext, repetitions, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
-import { LASTING_MIX, type Passage, workThrough } from "./through_fault.ts";
+import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 
 /** Slow enough to outlast two deaths. */
 const WORKLOAD = {
@@ -33,7 +33,7 @@ const PASSAGE: Passage = {
   verdict: { hasLongSilence: true },
 };
 /** As much as any of them says, and room for all of it. */
-const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: "1GiB" };
+const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: MEMORY };
 
 /** Waits until the standby has every connection that lives; how many those are. */
 async function waitBrought(site: Site, primary: HostName): Promise<number> {

@@ -24,6 +24,11 @@ import { MIX } from "./workload.ts";
  * has lost the first one, because its host followed anew or it was started anew, cannot know it.
  */
 export const LASTING_MIX = MIX.filter((kind) => kind !== "server-fin");
+/**
+ * Memory of a service that keeps whole logs of some 50 of these: what they say in 5 s, up to 280 MB, and what is
+ * parked for them. What does not fit costs its connection the protection (`full = "unprotect"`).
+ */
+export const MEMORY = "1GiB";
 export const WORKLOAD = {
   mix: LASTING_MIX,
   connections: 12,
