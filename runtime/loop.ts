@@ -487,9 +487,11 @@ class DataLoop {
     const { core: { wasm, bytes }, disk, replica } = service;
     const urgent = wasm.takeAckDue() !== 0;
     channel.owesWord ||= urgent;
-    if (wasm.takeToldLate() !== 0 && replica.isFurther) service.isBehind = true;
-    // The primary would count on us: our server is to come there first, see Channels.watch().
-    if (replica.isFurther && service.isBehind) return;
+    if (replica.isFurther) {
+      if (wasm.takeToldLate() !== 0) service.isBehind = true;
+      // The primary would count on us: our server is to come there first, see Channels.watch().
+      if (service.isBehind) return;
+    }
     if (disk === null || disk.isLost || replica.role !== "standby") {
       channel.kept = seq;
       return;

@@ -353,6 +353,11 @@ export function isBeingTold(c: Connection): bool {
   return s.telling != 0 && s.tellNext == indexOf(c) && s.tellGeneration == c.generation;
 }
 
+/** True when both sides have finished, with FIN: its client may have forgotten it, and is told nothing unless it asks. */
+export function isOver(c: Connection): bool {
+  return c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0;
+}
+
 /** True when the local server has accepted the connection and not ended it. */
 export function isAccepted(c: Connection): bool {
   return c.leg == Leg.SynAck || c.leg == Leg.Open;

@@ -48,6 +48,7 @@ import {
   Connection,
   Flag,
   has,
+  isOver,
   isStored,
   isTold,
   Leg,
@@ -227,8 +228,8 @@ function known(c: Connection, v: View): void {
     answerReset(c, v.flags, v.ack);
     return;
   }
-  if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) {
-    // Both sides have finished. A late FIN means that our last ACK was lost: the record answers, as
+  if (isOver(c)) {
+    // A late FIN means that our last ACK was lost: the record answers, as
     // a kernel in TIME-WAIT would; after a takeover the local one may know nothing any more.
     if ((v.payloadLength || (v.flags & FIN) != 0) && (v.flags & RST) == 0) {
       c.flags |= Flag.AckClient;

@@ -36,6 +36,7 @@ import {
   Flag,
   has,
   indexOf,
+  isOver,
   isStored,
   isTold,
   Leg,
@@ -362,7 +363,7 @@ function onReset(c: Connection, v: View, primary: bool): void {
     holdReset(c);
     return;
   }
-  if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) return;
+  if (isOver(c)) return;
   setSeq(v, v.seq + c.issDelta);
   if (c.tsDelta && v.tsAt) setTcp32(v, v.tsAt, tsVal(v) + c.tsDelta);
   if (v.flags & ACK) setAck(v, later(v.ack, c.ackShown));
@@ -438,9 +439,8 @@ function onSegment(c: Connection, v: View, primary: bool): void {
     return;
   }
   if (fresh && has(c, Flag.PeerFin)) checkPeerEnd(c);
-  // Both sides have finished, which a server that follows may be late to see: the client is told nothing of it,
-  // because it may have forgotten the connection and would answer with a RST. If it asks, the record answers.
-  if (c.phase == Phase.Closed && (c.flags & (Flag.ClientReset | Flag.ServerReset)) == 0) return;
+  // A server that follows may be late to see that: a client that has forgotten the connection would answer with a RST.
+  if (isOver(c)) return;
   if (parking || gap) {
     if (v.payloadLength && digested && !fresh) park(c, seq, v.payload, v.payloadLength);
     // What it acknowledges the client is told with numbers that it knows, and nothing that it knows: one that
