@@ -17,21 +17,9 @@
 import assert from "node:assert/strict";
 import { netTest, type NetTestContext, repetitions, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
-import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
+import { MEMORY, slowPassage, workThrough } from "./through_fault.ts";
 
-const WORKLOAD = {
-  connections: 100,
-  durationMs: 8_000,
-  silentMs: 6_000,
-  rate: 400_000,
-  mix: LASTING_MIX,
-};
-const PASSAGE: Passage = {
-  workload: WORKLOAD,
-  moment: [500, 3000],
-  timeoutMs: 90_000,
-  verdict: { hasLongSilence: true },
-};
+const PASSAGE = slowPassage(8_000);
 /** As much as any of them says, and room for all of it. */
 const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: MEMORY };
 /** Who takes over is protected again that soon, milliseconds: a few exchanges, and no re-join. */

@@ -455,18 +455,8 @@ export class Site {
 
   /** Waits until the client's kernel knows of no connection any more, but for those in TIME-WAIT. */
   async waitClientsGone(): Promise<void> {
-    const { netns } = this.topology.client;
-    const args = [
-      "netns",
-      "exec",
-      netns,
-      "ss",
-      "-Htan",
-      "state",
-      "connected",
-      "exclude",
-      "time-wait",
-    ];
+    const connected = "ss -Htan state connected exclude time-wait".split(" ");
+    const args = ["netns", "exec", this.topology.client.netns, ...connected];
     await until(async () => {
       return (await runProcess("ip", args)).trim() === "";
     }, { what: "the last ACKs of clients that have ended", timeoutMs: 30_000 });

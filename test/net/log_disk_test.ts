@@ -18,16 +18,10 @@ import { netTest, repetitions, sleep } from "./conditions.ts";
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
+import { FAST, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
-const WORKLOAD = {
-  connections: 45,
-  durationMs: 5000,
-  silentMs: 4000,
-  rate: 4_000_000,
-  mix: LASTING_MIX,
-};
+const WORKLOAD = { ...FAST, connections: 45 };
 const PASSAGE: Passage = {
   workload: WORKLOAD,
   moment: [100, 4500],

@@ -15,17 +15,11 @@ import assert from "node:assert/strict";
 import { traceTcp } from "./capture.ts";
 import { netTest, repetitions, sleep, until } from "./conditions.ts";
 import { mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
-import { LASTING_MIX, MEMORY } from "./through_fault.ts";
+import { FAST, MEMORY } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
 const LAG_MS = 500;
-const WORKLOAD = {
-  connections: 54,
-  durationMs: 5000,
-  silentMs: 4000,
-  rate: 4_000_000,
-  mix: LASTING_MIX,
-};
+const WORKLOAD = { ...FAST, connections: 54 };
 const ONE_HOST: SiteOptions = {
   alone: true,
   hosts: ["a"],

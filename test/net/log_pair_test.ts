@@ -23,16 +23,10 @@ import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
 import { Disks, POWER_TOOLS } from "./power.ts";
-import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
+import { FAST, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
-const WORKLOAD = {
-  connections: 36,
-  durationMs: 5000,
-  silentMs: 4000,
-  rate: 4_000_000,
-  mix: LASTING_MIX,
-};
+const WORKLOAD = { ...FAST, connections: 36 };
 const PASSAGE: Passage = {
   workload: WORKLOAD,
   moment: [100, 4500],

@@ -19,16 +19,10 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { mixedServer, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
+import { FAST, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
-const WORKLOAD = {
-  connections: 54,
-  durationMs: 5000,
-  silentMs: 4000,
-  rate: 4_000_000,
-  mix: LASTING_MIX,
-};
+const WORKLOAD = { ...FAST, connections: 54 };
 const PASSAGE: Passage = { workload: WORKLOAD, moment: [100, 4500] };
 /** Nobody listens at the first of the ports. */
 const SERVICE = { mode: "log", ports: [82, 80], memory: MEMORY };

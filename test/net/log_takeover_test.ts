@@ -16,16 +16,10 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
+import { FAST, MEMORY, type Passage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
-const WORKLOAD = {
-  connections: 54,
-  durationMs: 5000,
-  silentMs: 4000,
-  rate: 4_000_000,
-  mix: LASTING_MIX,
-};
+const WORKLOAD = { ...FAST, connections: 54 };
 const SERVICE = { mode: "log", memory: MEMORY };
 const CONTENT_OCTETS = 512 << 20;
 

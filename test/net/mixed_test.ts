@@ -24,22 +24,10 @@ import { netTest, type NetTestContext, repetitions, sleep, until } from "./condi
 import { makeContent } from "./content.ts";
 import { type HostName, mixedServer, type Site, type SiteOptions, withSite } from "./harness.ts";
 import { nginx } from "./nginx.ts";
-import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
+import { MEMORY, slowPassage, workThrough } from "./through_fault.ts";
 import { assertUnbroken } from "./verdict.ts";
 
-const WORKLOAD = {
-  connections: 100,
-  durationMs: 10_000,
-  silentMs: 8_000,
-  rate: 400_000,
-  mix: LASTING_MIX,
-};
-const PASSAGE: Passage = {
-  workload: WORKLOAD,
-  moment: [500, 3000],
-  timeoutMs: 90_000,
-  verdict: { hasLongSilence: true },
-};
+const PASSAGE = slowPassage(10_000);
 const HOT = { mode: "hot", log: { limit: "64MiB" }, memory: MEMORY };
 const LOG = { mode: "log", log: { limit: "64MiB" }, memory: MEMORY };
 const CONTENT_OCTETS = 512 << 20;

@@ -5,8 +5,9 @@
  * A host's state directory is an ext4 file system on a loop device. `cutAll()` ends all that runs on the hosts, then
  * stops the file systems as they are (FS_IOC_SHUTDOWN without a flush of the journal, as file systems' own tests do):
  * what was not synced is lost. Nobody may run while it does: an fdatasync(2) that is under way may return 0 for what
- * is lost (11 of 60 times on Linux 6.18), and a host without power tells nobody so. `restore()` mounts a copy of what the device has, whose journal
- * the kernel replays; a copy, as the kernel may still write to the device of the dead file system.
+ * is lost (11 of 60 times on Linux 6.18), and a host without power tells nobody so. `restore()` mounts a copy of what
+ * the device has, whose journal the kernel replays; a copy, as the kernel may still write to the device of the dead
+ * file system.
  *
  *   image 0 ── loop ── ext4 ──shutdown──> | copied | ──> image 1 ── loop ── ext4 ──> ...
  *

@@ -16,22 +16,9 @@
 import assert from "node:assert/strict";
 import { netTest, type NetTestContext, repetitions, until } from "./conditions.ts";
 import { type HostName, mixedServer, type Site, withSite } from "./harness.ts";
-import { LASTING_MIX, MEMORY, type Passage, workThrough } from "./through_fault.ts";
+import { MEMORY, slowPassage, workThrough } from "./through_fault.ts";
 
-/** Slow enough to outlast two deaths. */
-const WORKLOAD = {
-  connections: 100,
-  durationMs: 10_000,
-  silentMs: 8_000,
-  rate: 400_000,
-  mix: LASTING_MIX,
-};
-const PASSAGE: Passage = {
-  workload: WORKLOAD,
-  moment: [500, 3000],
-  timeoutMs: 90_000,
-  verdict: { hasLongSilence: true },
-};
+const PASSAGE = slowPassage(10_000);
 /** As much as any of them says, and room for all of it. */
 const HOT = { mode: "hot", rejoin_limit: "64MiB", memory: MEMORY };
 

@@ -62,6 +62,25 @@ export interface Passage {
   verdict?: Partial<VerdictOptions>;
 }
 
+/** The mixed client in a hurry. */
+export const FAST = { durationMs: 5000, silentMs: 4000, rate: 4_000_000, mix: LASTING_MIX };
+
+/** The mixed client slow enough to outlast two deaths, for `durationMs`. */
+export function slowPassage(durationMs: number): Passage {
+  return {
+    workload: {
+      connections: 100,
+      durationMs,
+      silentMs: durationMs - 2000,
+      rate: 400_000,
+      mix: LASTING_MIX,
+    },
+    moment: [500, 3000],
+    timeoutMs: 90_000,
+    verdict: { hasLongSilence: true },
+  };
+}
+
 /**
  * Runs the mixed client through `fault`, which says when it struck, milliseconds since 1970, and asserts that
  * no connection noticed.
